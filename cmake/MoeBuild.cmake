@@ -1,0 +1,65 @@
+# Build rules of this project: one function per kind of target, so that every target gets the same
+# warnings, sanitizers and caches.
+
+find_program(MOE_CCACHE ccache)
+if(MOE_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${MOE_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${MOE_CCACHE})
+endif()
+find_program(MOE_MOLD mold)
+if(MOE_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+# Floating point must not depend on what the compiler finds convenient: no contraction into FMA.
+add_compile_options(-ffp-contract=off)
+
+set(MOE_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
+    -Wnon-virtual-dtor -Woverloaded-virtual -Werror)
+if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  list(APPEND MOE_WARNINGS -Wthread-safety)
+endif()
+
+if(MOE_SANITIZE)
+  add_compile_options(-fsanitize=${MOE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${MOE_SANITIZE})
+endif()
+
+# moe_add_library(NAME SOURCES a.cc ... [DEPS lib ...]): a static library of this project.
+function(moe_add_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_include_directories(${name} PUBLIC ${CMAKE_SOURCE_DIR})
+  target_compile_options(${name} PRIVATE ${MOE_WARNINGS})
+  target_link_libraries(${name} PUBLIC ${ARG_DEPS})
+endfunction()
+
+# moe_add_executable(NAME SOURCES a.cc ... [DEPS lib ...])
+function(moe_add_executable name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
+  target_compile_options(${name} PRIVATE ${MOE_WARNINGS})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS})
+endfunction()
+
+# moe_add_test(NAME SOURCES a.cc ... [DEPS lib ...] [TIMEOUT seconds] [LABELS label ...]):
+# one GoogleTest program, registered with ctest as one test. The working folder is the source tree.
+function(moe_add_test name)
+  if(NOT MOE_BUILD_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
+  target_compile_options(${name} PRIVATE ${MOE_WARNINGS})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+  if(ARG_LABELS)
+    set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}")
+  endif()
+endfunction()

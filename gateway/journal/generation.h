@@ -1,0 +1,57 @@
+// One sequence's generation as the HTTP side sees it: tokens in order, each once, whatever happens
+// to workers and leaders underneath.
+#ifndef MOE_GATEWAY_JOURNAL_GENERATION_H_
+#define MOE_GATEWAY_JOURNAL_GENERATION_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "proto/coordinator.pb.h"
+#include "proto/engine.pb.h"
+
+namespace moe::gateway {
+
+struct GenerationRequest {
+  std::vector<int32_t> prompt_tokens;
+  engine::v1::SamplingParams sampling;
+};
+
+// A running generation. Used by one thread. Destroying it before its end cancels it: the engine
+// frees its KV cache at the next step.
+class Generation {
+ public:
+  virtual ~Generation() = default;
+
+  // Waits for the next tokens and returns them in order of position, each position exactly once;
+  // empty after `timeout` without one. After an event whose finish is not NONE there are no more.
+  // ResourceExhausted: the engine's queue is full, nothing was generated. InvalidArgument: the
+  // engine refuses this request. Unavailable: given up after the failover deadline.
+  virtual absl::StatusOr<std::vector<engine::v1::TokenEvent>> Next(absl::Duration timeout) = 0;
+};
+
+// What is known of the engine. A copy, taken under a lock.
+struct EngineView {
+  bool serving = false;        // a leader is connected and spoke within the last 3 seconds
+  std::string reason;          // why not, for people
+  engine::v1::Welcome welcome;      // of the last leader
+  engine::v1::EngineStats stats;    // the last received
+  coordinator::v1::GroupState group;  // the last received
+};
+
+// Thread-safe.
+class Generator {
+ public:
+  virtual ~Generator() = default;
+  // Never blocks. Unavailable when the engine has never been up or is shutting down.
+  virtual absl::StatusOr<std::unique_ptr<Generation>> Start(GenerationRequest request) = 0;
+  virtual EngineView view() const = 0;
+};
+
+}  // namespace moe::gateway
+
+#endif  // MOE_GATEWAY_JOURNAL_GENERATION_H_
