@@ -3,10 +3,10 @@
 #define MOE_KERNELS_EXPERTS_H_
 
 #include <cstdint>
-#include <vector>
 
 #include "kernels/bf16.h"
 #include "kernels/context.h"
+#include "kernels/scratch.h"
 
 namespace moe::kernels {
 
@@ -30,12 +30,10 @@ struct ExpertGroup {
   int num_rows = 0;
 };
 
-// Scratch memory that grows to the largest call and is then reused. One per calling thread.
-class ExpertWorkspace {
- public:
-  std::vector<BFloat16> x;       // gathered rows
-  std::vector<BFloat16> hidden;  // [rows, intermediate]
-  std::vector<float> output;
+// Memory that grows to the largest call and is then reused. One per calling thread.
+struct ExpertWorkspace {
+  Scratch rows;    // gathered rows of x
+  Scratch hidden;  // what the down projection reads
 };
 
 // For each group and each of its rows r, with g = Dot(gate, x), u = Dot(up, x):

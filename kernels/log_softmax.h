@@ -7,8 +7,8 @@
 namespace moe::kernels {
 
 struct LogSumExp {
-  float max;           // of the row
-  double log_sum_exp;  // log(sum(exp(x - max))) + max, the logarithm in double
+  float max;           // of the row, NaN left out
+  double log_sum_exp;  // log(sum(exp(x - max))) + max, the logarithm in double; NaN if not finite
   bool finite;         // no NaN and no +infinity in the row, and at least one finite value
 };
 

@@ -13,7 +13,9 @@ namespace moe::kernels {
 // Immutable after construction; may be shared by threads.
 class RopeTable {
  public:
-  // REQUIRES: head_dim even and > 0, max_positions > 0, theta > 0.
+  static constexpr int kMaxPositions = 1 << 20;
+
+  // REQUIRES: head_dim even and > 0, 0 < max_positions <= kMaxPositions, theta >= 1 and finite.
   RopeTable(int head_dim, int max_positions, double theta);
 
   int head_dim() const { return head_dim_; }

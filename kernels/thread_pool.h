@@ -5,6 +5,8 @@
 #include <functional>
 #include <memory>
 
+#include "kernels/scratch.h"
+
 namespace moe::kernels {
 
 // Owned by one thread, which calls ParallelFor and takes part in the work; not thread-safe beyond
@@ -30,9 +32,14 @@ class ThreadPool {
   // 10 us. `fn` must not throw and must not call ParallelFor. All threads hold ScopedFlushDenormals.
   void ParallelFor(int num_tasks, const std::function<void(int task)>& fn);
 
+  // Memory for the operations of this folder, one at a time. Used by the owning thread between
+  // loops; the tasks of a loop may share out what it returned.
+  Scratch& scratch() { return scratch_; }
+
  private:
   struct State;
   std::unique_ptr<State> state_;
+  Scratch scratch_;
 };
 
 }  // namespace moe::kernels

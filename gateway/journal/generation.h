@@ -4,6 +4,7 @@
 #define MOE_GATEWAY_JOURNAL_GENERATION_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,6 +20,10 @@ namespace moe::gateway {
 struct GenerationRequest {
   std::vector<int32_t> prompt_tokens;
   engine::v1::SamplingParams sampling;
+  // Called from another thread when Next has something new, so that one thread can wait for many
+  // generations. It must only signal: it may not call the generator. Not called any more once the
+  // generation is destroyed. May be empty.
+  std::function<void()> on_ready;
 };
 
 // A running generation. Used by one thread. Destroying it before its end cancels it: the engine
@@ -41,6 +46,8 @@ struct EngineView {
   engine::v1::Welcome welcome;      // of the last leader
   engine::v1::EngineStats stats;    // the last received
   coordinator::v1::GroupState group;  // the last received
+  uint64_t num_failovers = 0;   // times that another leader, or the same one again, took over
+  uint64_t num_dropped_events = 0;  // token events of an old epoch or a position already known
 };
 
 // Thread-safe.

@@ -43,6 +43,7 @@ class KvBlockPool {
  private:
   struct Sequence {
     std::vector<int32_t> blocks;
+    std::vector<int32_t> tokens;  // committed
     std::vector<uint64_t> hashes;
   };
 

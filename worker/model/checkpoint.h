@@ -25,6 +25,7 @@
 namespace moe::model {
 
 class MappedFile;
+struct ModelTensor;
 
 // The part of a checkpoint that one rank uses.
 struct TensorSet {
@@ -102,7 +103,7 @@ class Checkpoint {
  private:
   Checkpoint();
 
-  // A tensor, or one expert's part of a fused tensor. Index into parts_ by group.
+  // A tensor, or one expert's part of a fused tensor.
   struct Part {
     std::string tensor;
     int file_idx = 0;
@@ -110,6 +111,9 @@ class Checkpoint {
     uint64_t end = 0;
     int expert = -1;  // -1: not of an expert
   };
+
+  // Sets weights_ and parts_ from tensors whose file_idx is into files_.
+  void Bind(const std::vector<ModelTensor>& tensors);
 
   ModelConfig config_;
   ModelWeights weights_;

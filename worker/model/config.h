@@ -60,9 +60,6 @@ absl::Status CheckTokenizerFits(const ModelConfig& config, int64_t tokenizer_voc
 // One line: "olmoe: 16 layers, hidden 2048, 16 heads (16 kv) of 128, 64 experts of 1024, top-8, ...".
 std::string Describe(const ModelConfig& config);
 
-// config.json in the form of transformers 4, for tests and tools that write checkpoints.
-std::string ToConfigJson(const ModelConfig& config);
-
 }  // namespace moe::model
 
 #endif  // MOE_WORKER_MODEL_CONFIG_H_

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 
@@ -30,6 +31,10 @@ class ConvertedWeights {
   std::string path() const;
   uint64_t num_bytes() const { return num_bytes_; }
   double seconds() const { return seconds_; }  // that the conversion took
+  ConvertedWeights Finished(double seconds) && {
+    seconds_ = seconds;
+    return std::move(*this);
+  }
 
  private:
   int fd_ = -1;
@@ -46,6 +51,14 @@ absl::StatusOr<bool> NeedsConversion(const std::string& dir);
 // ResourceExhausted if the machine lacks the memory. Other errors as Checkpoint::Open.
 absl::StatusOr<ConvertedWeights> ConvertToBf16(
     const std::string& dir, const std::function<void(uint64_t, uint64_t)>& progress = {});
+
+// As above, for a folder that is already open (model_files.h).
+struct ModelFiles;
+absl::StatusOr<ConvertedWeights> ConvertTensors(
+    const ModelFiles& model, const std::function<void(uint64_t, uint64_t)>& progress = {});
+
+// Key in the image's metadata whose value is the digest of the model it was made from.
+inline constexpr char kConvertedSourceKey[] = "moe_source_digest";
 
 }  // namespace moe::model
 

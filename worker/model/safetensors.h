@@ -68,14 +68,14 @@ inline constexpr uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 // Reads the prefix: how many bytes of the file (prefix and header) ParseSafetensorsHeader needs.
 // `prefix` is the first 8 bytes of the file, fewer if it is shorter. InvalidArgument names the file.
 absl::StatusOr<uint64_t> SafetensorsHeaderEnd(std::string_view prefix, uint64_t file_bytes,
-                                              std::string_view file_name);
+                                              const std::string& file_name);
 
 // Parses and checks a whole header. `head` holds at least SafetensorsHeaderEnd() bytes from the
 // file's start; `file_bytes` is the size of the file; `file_name` is for messages.
 // Every tensor has a known dtype, a shape whose bytes equal its range, and the ranges cover the data
 // section without overlap or hole. InvalidArgument names the file and the tensor.
 absl::StatusOr<SafetensorsIndex> ParseSafetensorsHeader(std::string_view head, uint64_t file_bytes,
-                                                        std::string_view file_name);
+                                                        const std::string& file_name);
 
 // Prefix and header for tensors that lie one after the other in the given order; begin and end of
 // the TensorInfos are ignored. The data section starts at a multiple of 64 bytes.

@@ -280,18 +280,24 @@ impl Window {
     }
 
     fn unsent(&self, library: &Tokenizer) -> Result<String> {
-        let decode = |ids: &[u32]| library.decode(ids, false).map_err(|e| internal(format!("decoding failed: {e}")));
-        let sent = decode(&self.ids[..self.sent])?;
-        let all = decode(&self.ids)?;
+        let sent = library_decode(library, &self.ids[..self.sent])?;
+        let all = library_decode(library, &self.ids)?;
         Ok(all.get(sent.len()..).unwrap_or_default().to_owned())
     }
+}
+
+fn library_decode(library: &Tokenizer, ids: &[u32]) -> Result<String> {
+    if ids.is_empty() {
+        return Ok(String::new()); // BPEDecoder counts on a last token
+    }
+    library.decode(ids, false).map_err(|e| internal(format!("decoding failed: {e}")))
 }
 
 /// The text of all these tokens.
 pub fn decode<T: Vocabulary>(vocabulary: Arc<T>, ids: &[u32], skip_special: bool) -> Result<String> {
     if *vocabulary.decoder() == Decoder::Library {
         let ids: Vec<u32> = ids.iter().copied().filter(|&id| !(skip_special && vocabulary.is_special(id))).collect();
-        return vocabulary.library().decode(&ids, false).map_err(|e| internal(format!("decoding failed: {e}")));
+        return library_decode(vocabulary.library(), &ids);
     }
     let mut stream = Stream::new(vocabulary, skip_special);
     let mut text = String::new();

@@ -7,6 +7,7 @@ mod detok;
 mod error;
 mod extract;
 pub mod ffi;
+mod panics;
 mod pyjson;
 mod strftime;
 mod template;

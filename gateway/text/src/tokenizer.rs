@@ -33,7 +33,7 @@ impl Vocabulary for TextTokenizer {
         &self.decoder
     }
     fn is_special(&self, id: u32) -> bool {
-        self.special_ids.contains(&id)
+        self.is_special_id(id)
     }
 }
 
@@ -68,9 +68,9 @@ impl TextTokenizer {
             }
             num_ids = num_ids.max(id + 1);
         }
-        let special_ids = library.get_added_tokens_decoder().iter().filter(|(_, t)| t.special).map(|(&id, _)| id);
+        let added_tokens = library.get_added_tokens_decoder();
         Ok(TextTokenizer {
-            special_ids: special_ids.collect(),
+            special_ids: added_tokens.iter().filter(|(_, t)| t.special).map(|(&id, _)| id).collect(),
             patterns: Patterns::new(&library)?,
             decoder: Decoder::new(&document.decoder),
             num_ids,
@@ -81,6 +81,10 @@ impl TextTokenizer {
     /// One more than the highest id.
     pub fn num_ids(&self) -> u32 {
         self.num_ids
+    }
+
+    pub fn is_special_id(&self, id: u32) -> bool {
+        self.special_ids.contains(&id)
     }
 
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
@@ -184,8 +188,8 @@ mod tests {
         let decoders = [
             r#"null"#,
             r#"{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true}"#,
-            r#"{"type":"WordPiece","prefix":"##","cleanup":true}"#,
-            r#"{"type":"WordPiece","prefix":"##","cleanup":false}"#,
+            r###"{"type":"WordPiece","prefix":"##","cleanup":true}"###,
+            r###"{"type":"WordPiece","prefix":"##","cleanup":false}"###,
             r#"{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true}"#,
             r#"{"type":"Metaspace","replacement":"▁","prepend_scheme":"never","split":true}"#,
             r#"{"type":"Metaspace","replacement":"▁","add_prefix_space":true}"#,
@@ -236,7 +240,7 @@ mod tests {
         let tokenizer = TextTokenizer::new(json.as_bytes(), &["WORD", "hello", "no such token"]).unwrap();
         let word = tokenizer.token_to_id("WORD").unwrap();
         let hello = tokenizer.token_to_id("hello").unwrap();
-        assert!(tokenizer.is_special(word) && tokenizer.is_special(hello));
+        assert!(tokenizer.is_special_id(word) && tokenizer.is_special_id(hello));
         assert_eq!(tokenizer.encode("WORD", false, Specials::Guarded(&[])).unwrap(), [word]);
         assert_eq!(tokenizer.encode("WORD", false, Specials::None).unwrap().len(), 4);
     }

@@ -13,6 +13,7 @@ import re
 
 CORPUS_FOLDER = pathlib.Path(__file__).resolve().parent / "corpus"
 CHAT_FILE = "08_chats.txt"
+MORE_FILE = "09_more_questions.txt"
 
 SINGULAR_FORMS = [
     "What is {t}?", "what is {t}", "Explain {t}.", "Can you explain {t}?", "Define {t}.",
@@ -67,11 +68,14 @@ def _form_questions(term: str, forms: list[str]) -> list[str]:
     return [form.format(t=term) for form in forms]
 
 
-def read_entries() -> list[Entry]:
-    """Returns all entries. About one entry in three keeps one question back for the evaluation."""
+def read_entries(with_more: bool) -> list[Entry]:
+    """Returns all entries, with or without the questions of MORE_FILE.
+
+    About one entry in three keeps a question of the other files back for the evaluation.
+    """
     entries = []
     for path in sorted(CORPUS_FOLDER.glob("*.txt")):
-        if path.name == CHAT_FILE:
+        if path.name in (CHAT_FILE, MORE_FILE):
             continue
         for block in re.split(r"\n\s*\n", path.read_text()):
             written, formed, answer = [], [], None
@@ -102,8 +106,21 @@ def read_entries() -> list[Entry]:
                 held_out = sorted(written, key=_digest)[:num_held_out]
                 written = [q for q in written if q not in held_out]
             entries.append(Entry(answer, written, formed, held_out))
+    if with_more:
+        _add_more_questions(entries)
     _check(entries)
     return entries
+
+
+def _add_more_questions(entries: list[Entry]) -> None:
+    owner = {q: e for e in entries for q in e.written + e.formed + e.held_out}
+    for line in (CORPUS_FOLDER / MORE_FILE).read_text().splitlines():
+        if line.startswith("= "):
+            entry = owner[line[2:].strip()]
+        elif line.startswith("Q: "):
+            question = line[3:].strip()
+            if question.lower().rstrip("?.! ") not in [q.lower().rstrip("?.! ") for q in entry.held_out]:
+                entry.written.append(question)
 
 
 def _check(entries: list[Entry]) -> None:

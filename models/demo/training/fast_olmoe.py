@@ -1,11 +1,11 @@
 """A fast training pass over the parameters of a transformers OlmoeForCausalLM.
 
 transformers loops over the experts one at a time, which is slow for 64 tiny experts on a CPU.
-Here the rows are sorted by expert, padded to the longest expert and multiplied by batched
-products over all experts. `check_against_transformers` compares logits with transformers' own.
+Here the rows are sorted by expert and multiplied by grouped products over all experts.
+`check_against_transformers` compares logits and gradients with transformers' own.
 
-Letters: T tokens of the batch, E experts, K experts per token, C rows of the busiest expert,
-H hidden size, I width of an expert.
+Letters: B rows, L tokens of a row, T = B * L tokens, E experts, K experts per token, H hidden size,
+I width of an expert.
 """
 
 import torch
@@ -16,62 +16,38 @@ class _Experts(torch.autograd.Function):
     """Weighted sum of expert outputs, with gathers only (scatters are slow on a CPU)."""
 
     @staticmethod
-    def forward(ctx, x, weights, gate_up, down, rows, slots):
+    def forward(ctx, x, weights, gate_up, down, order, ends):
         # x [T, H], weights [T, K], gate_up [E, 2I, H], down [E, H, I]
-        # rows [E, C]: the token of each slot, T in empty slots; slots [T, K]: the slot of each route
-        num_tokens, hidden = x.shape
-        num_experts, capacity = rows.shape
-        slot_weights = weights.new_zeros(num_experts * capacity)
-        slot_weights[slots.reshape(-1)] = weights.reshape(-1)
-        slot_weights = slot_weights.view(num_experts, capacity, 1)
-        taken = rows.clamp(max=num_tokens - 1).reshape(-1)
-        inputs = x.index_select(0, taken).view(num_experts, capacity, hidden)
-        gate, up = torch.bmm(inputs, gate_up.transpose(1, 2)).chunk(2, dim=-1)
+        # order [T * K]: the routes (token * K + choice) sorted by expert; ends [E]: where each expert's end
+        num_tokens, top_k = weights.shape
+        taken = order // top_k
+        place = torch.empty_like(order)
+        place[order] = torch.arange(order.numel())
+        route_weights = weights.reshape(-1)[order].unsqueeze(1)
+        inputs = x.index_select(0, taken)
+        gate, up = F.grouped_mm(inputs, gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
         sigmoid = torch.sigmoid(gate)
         silu = gate * sigmoid
-        act = silu * up
-        outputs = torch.bmm(act * slot_weights, down.transpose(1, 2)).view(-1, hidden)
-        result = outputs.index_select(0, slots.reshape(-1)).view(num_tokens, -1, hidden).sum(1)
-        ctx.save_for_backward(inputs, gate, up, sigmoid, silu, act, slot_weights, gate_up, down, taken, slots)
-        return result
+        weighted = silu * up * route_weights
+        outputs = F.grouped_mm(weighted, down.transpose(1, 2), offs=ends)
+        ctx.save_for_backward(inputs, gate, up, sigmoid, silu, route_weights, gate_up, down, taken, place, ends)
+        return outputs.index_select(0, place).view(num_tokens, top_k, -1).sum(1)
 
     @staticmethod
     def backward(ctx, grad):
-        inputs, gate, up, sigmoid, silu, act, slot_weights, gate_up, down, taken, slots = ctx.saved_tensors
-        num_tokens, hidden = grad.shape
-        num_experts, capacity = slot_weights.shape[:2]
-        grad_out = grad.index_select(0, taken).view(num_experts, capacity, hidden)
-        # An empty slot has weight 0, so its act column and its gradient are 0 below.
-        grad_down = torch.bmm(grad_out.transpose(1, 2), act * slot_weights)
-        grad_weighted = torch.bmm(grad_out, down)
-        grad_slot_weights = (grad_weighted * act).sum(-1)
-        grad_act = grad_weighted * slot_weights
-        grad_gate = grad_act * up * (sigmoid * (1 + gate - silu))
-        grad_gate_up_out = torch.cat([grad_gate, grad_act * silu], dim=-1)
-        grad_gate_up = torch.bmm(grad_gate_up_out.transpose(1, 2), inputs)
-        grad_inputs = torch.bmm(grad_gate_up_out, gate_up).view(-1, hidden)
-        flat_slots = slots.reshape(-1)
-        grad_x = grad_inputs.index_select(0, flat_slots).view(num_tokens, -1, hidden).sum(1)
-        grad_weights = grad_slot_weights.view(-1).index_select(0, flat_slots).view_as(slots)
+        inputs, gate, up, sigmoid, silu, route_weights, gate_up, down, taken, place, ends = ctx.saved_tensors
+        num_tokens = grad.shape[0]
+        act = silu * up
+        grad_out = grad.index_select(0, taken)
+        grad_down = F.grouped_mm(grad_out.t(), act * route_weights, offs=ends)
+        grad_weighted = F.grouped_mm(grad_out, down, offs=ends)
+        grad_weights = (grad_weighted * act).sum(-1).index_select(0, place).view(num_tokens, -1)
+        grad_act = grad_weighted * route_weights
+        grad_gate_up_out = torch.cat([grad_act * up * (sigmoid * (1 + gate - silu)), grad_act * silu], dim=-1)
+        grad_gate_up = F.grouped_mm(grad_gate_up_out.t(), inputs, offs=ends)
+        grad_inputs = F.grouped_mm(grad_gate_up_out, gate_up, offs=ends)
+        grad_x = grad_inputs.index_select(0, place).view(num_tokens, grad_weights.shape[1], -1).sum(1)
         return grad_x, grad_weights, grad_gate_up, grad_down, None, None
-
-
-def _group_by_expert(experts: torch.Tensor, num_experts: int):
-    """Returns rows [E, C], slots [T, K] and counts [E] for chosen experts [T, K]."""
-    num_tokens, top_k = experts.shape
-    flat = experts.reshape(-1)
-    counts = torch.bincount(flat, minlength=num_experts)
-    capacity = int(counts.max())
-    order = torch.argsort(flat, stable=True)
-    sorted_experts = flat[order]
-    starts = torch.cumsum(counts, 0) - counts
-    place = torch.arange(flat.numel()) - starts[sorted_experts]
-    sorted_slots = sorted_experts * capacity + place
-    rows = torch.full((num_experts * capacity,), num_tokens)
-    rows[sorted_slots] = order // top_k
-    slots = torch.empty_like(flat)
-    slots[order] = sorted_slots
-    return rows.view(num_experts, capacity), slots.view(num_tokens, top_k), counts
 
 
 def forward(model, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor):
@@ -114,8 +90,10 @@ def forward(model, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Te
         weights, experts = torch.topk(probs, cfg.num_experts_per_tok, dim=-1)
         if cfg.norm_topk_prob:
             weights = weights / weights.sum(-1, keepdim=True)
-        rows, slots, counts = _group_by_expert(experts, cfg.num_experts)
-        y = _Experts.apply(h, weights, moe.experts.gate_up_proj, moe.experts.down_proj, rows, slots)
+        order = torch.argsort(experts.view(-1), stable=True)
+        counts = torch.bincount(experts.view(-1), minlength=cfg.num_experts)
+        ends = counts.cumsum(0).to(torch.int32)
+        y = _Experts.apply(h, weights, moe.experts.gate_up_proj, moe.experts.down_proj, order, ends)
         x = x + y.view(batch, length, hidden)
         share = counts / counts.sum()
         aux = aux + cfg.num_experts * (share * probs.mean(0)).sum()

@@ -23,6 +23,8 @@ import fast_olmoe
 import tokenizer as tokenizer_lib
 
 CONTEXT = 1024
+HEAD_TOKENS = 4
+SHORT_TOKENS = 6
 ROLE_MARK = {corpus.SYSTEM: tokenizer_lib.SYSTEM, corpus.USER: tokenizer_lib.USER,
              corpus.ASSISTANT: tokenizer_lib.ASSISTANT}
 
@@ -44,8 +46,11 @@ def make_model(tok, seed: int) -> OlmoeForCausalLM:
     return model
 
 
-def encode_chat(tok, turns) -> tuple[list[int], list[float]]:
-    """Returns token ids and the weight of each as a target: 1 in answers, 0 elsewhere."""
+def encode_chat(tok, turns, head_weight: float = 1.0) -> tuple[list[int], list[float]]:
+    """Returns token ids and the weight of each as a target: 1 in answers, 0 elsewhere.
+
+    The first tokens of an answer get head_weight: they decide which answer it becomes.
+    """
     ids, weights = [], []
 
     def add(text, weight):
@@ -56,7 +61,9 @@ def encode_chat(tok, turns) -> tuple[list[int], list[float]]:
     for idx, (role, text) in enumerate(turns):
         add(ROLE_MARK[role] + "\n", 0.0)
         if role == corpus.ASSISTANT:
+            start = len(weights)
             add(text + tokenizer_lib.END, 1.0)
+            weights[start:start + HEAD_TOKENS] = [head_weight] * len(weights[start:start + HEAD_TOKENS])
             if idx + 1 < len(turns):
                 add("\n", 0.0)
         else:
@@ -73,14 +80,23 @@ def encode_plain(tok, prompt, text) -> tuple[list[int], list[float]]:
 class Batches:
     """Packs documents into rows of fixed length; attention does not cross documents."""
 
-    def __init__(self, tok, entries, chats, rng, num_rows, length):
+    def __init__(self, tok, entries, chats, rng, num_rows, length, head_weight, short_share):
+        self.head_weight, self.short_share = head_weight, short_share
         self.tok, self.entries, self.chats, self.rng = tok, entries, chats, rng
         self.num_rows, self.length = num_rows, length
 
     def _document(self):
+        if self.rng.random() < self.short_share:
+            # A question and only the beginning of its answer: what decides, at a third of the tokens.
+            entry = self.rng.choice(self.entries)
+            question = corpus.vary(corpus.draw_question(entry, self.rng), self.rng)
+            ids, weights = encode_chat(
+                self.tok, [(corpus.USER, question), (corpus.ASSISTANT, entry.answer)], self.head_weight)
+            kept = next(idx for idx, weight in enumerate(weights) if weight > 0) + SHORT_TOKENS
+            return ids[:kept], weights[:kept]
         if self.rng.random() < 0.12:
             return encode_plain(self.tok, *corpus.draw_plain(self.entries, self.rng))
-        return encode_chat(self.tok, corpus.draw_chat(self.entries, self.chats, self.rng))
+        return encode_chat(self.tok, corpus.draw_chat(self.entries, self.chats, self.rng), self.head_weight)
 
     def __next__(self):
         shape = (self.num_rows, self.length)
@@ -151,6 +167,7 @@ def export(model, tok, folder: pathlib.Path) -> None:
     copy.generation_config = GenerationConfig(
         eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id, do_sample=False)
     copy.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     tok.save_pretrained(folder)
 
 
@@ -165,6 +182,12 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=150)
     parser.add_argument("--decay", type=float, default=0.4, help="share of steps with a falling rate")
     parser.add_argument("--weight-decay", type=float, default=0.05)
+    parser.add_argument("--second-phase", type=int, default=1000,
+                        help="step from which 09_more_questions.txt takes part and --head-weight counts")
+    parser.add_argument("--third-phase", type=int, default=1800, help="step from which --short-share counts")
+    parser.add_argument("--short-share", type=float, default=0.6,
+                        help="share of documents with only the beginning of an answer")
+    parser.add_argument("--head-weight", type=float, default=4.0, help="weight of the first tokens of an answer")
     parser.add_argument("--vocab", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
@@ -172,14 +195,19 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    entries, chats = corpus.read_entries(), corpus.read_chats()
+    entries, chats = corpus.read_entries(with_more=False), corpus.read_chats()
+    all_entries = corpus.read_entries(with_more=True)
     tok = tokenizer_lib.train_tokenizer(corpus.all_text(entries, chats), args.vocab, CONTEXT)
     model = make_model(tok, args.seed)
     num_params = sum(p.numel() for p in model.parameters())
     held_out = [(q, e.answer) for e in entries for q in e.held_out]
-    seen = [(q, e.answer) for e in entries for q in e.written]
+    seen = [(q, e.answer) for e in all_entries for q in e.written]
     print(f"{len(entries)} answers, {len(seen)} written questions, {sum(len(e.formed) for e in entries)} formed, "
           f"{len(held_out)} held out, {len(chats)} chats; vocabulary {len(tok)}, {num_params:,} parameters", flush=True)
+    for chat in chats:
+        rendered = tok.apply_chat_template([{"role": r, "content": text} for r, text in chat], tokenize=False)
+        if tok.encode(rendered.rstrip("\n"), add_special_tokens=False) != encode_chat(tok, chat)[0]:
+            raise RuntimeError("the chat template does not give the tokens of training")
     print(f"largest difference to transformers: {fast_olmoe.check_against_transformers(model):.2e}", flush=True)
 
     matrices = [p for p in model.parameters() if p.dim() > 1]
@@ -197,19 +225,24 @@ def main() -> None:
     started = time.monotonic()
     losses, counts = [], 0
     for step in range(first_step, args.steps):
-        batches = Batches(tok, entries, chats, random.Random(args.seed * 1_000_003 + step), args.rows, args.length)
+        rng = random.Random(args.seed * 1_000_003 + step)
+        second, third = step >= args.second_phase, step >= args.third_phase
+        batches = Batches(tok, all_entries if second else entries, chats, rng, args.rows, args.length,
+                          args.head_weight if second else 1.0, args.short_share if third else 0.0)
         tokens, targets, weights, positions, mask = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args)
         hidden, aux, step_counts = fast_olmoe.forward(model, tokens, positions, mask)
         chosen = weights.view(-1) > 0
         logits = F.linear(hidden.view(-1, hidden.shape[-1])[chosen], model.lm_head.weight)
-        loss = F.cross_entropy(logits, targets.view(-1)[chosen])
+        importance = weights.view(-1)[chosen]
+        token_losses = F.cross_entropy(logits, targets.view(-1)[chosen], reduction="none")
+        loss = (token_losses * importance).sum() / importance.sum()
         optimizer.zero_grad(set_to_none=True)
         (loss + model.config.router_aux_loss_coef * aux).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(token_losses.mean().item())
         counts = counts + step_counts
         num_tokens += tokens.numel()
         done = step + 1
@@ -222,7 +255,9 @@ def main() -> None:
             losses, counts = [], 0
         if done % args.export_every == 0 or done == args.steps:
             exact, failed = exact_share(model, tok, held_out)
-            print(f"step {done}: held-out questions answered exactly: {exact:.3f}", flush=True)
+            exact_seen, _ = exact_share(model, tok, seen[::8])
+            print(f"step {done}: questions answered exactly: {exact:.3f} of those held out, "
+                  f"{exact_seen:.3f} of a sample of those seen", flush=True)
             export(model, tok, args.out)
             if args.state:
                 torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done,

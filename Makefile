@@ -1,0 +1,36 @@
+# The commands that people use. Everything runs inside a Debian 13 container that tools/in-container
+# makes on first use; MOE_IN_CONTAINER=1 runs on the host itself, for those who have the packages.
+#
+#   make demo          serve the demo model with 64 expert-parallel workers, ask it a question
+#   make demo ONCE=1   the same, and leave after the answer
+#   make test          build and run every test
+#   make bench         benchmarks beside llama.cpp and transformers (FULL=1: 16 layers)
+#   make build         build the programs into build/bin
+#   make format lint   clang-format over the tree; clang-format and clang-tidy as checks
+#   make shell         a shell in the build container
+
+.PHONY: demo test bench build format lint shell
+.DEFAULT_GOAL := build
+
+export ONCE FULL JOBS PORT
+
+demo:
+	@tools/in-container tools/demo
+
+test:
+	@tools/in-container tools/test
+
+bench:
+	@tools/in-container tools/bench
+
+build:
+	@tools/in-container tools/build
+
+format:
+	@tools/in-container tools/format
+
+lint:
+	@tools/in-container tools/lint
+
+shell:
+	@tools/in-container bash

@@ -1,0 +1,24 @@
+// moe: the command that people type.
+#include <csignal>
+
+#include "CLI/CLI.hpp"
+#include "cli/inspect.h"
+#include "cli/serve.h"
+
+int main(int argc, char** argv) {
+  signal(SIGPIPE, SIG_IGN);
+  CLI::App app{
+      "moe serves Mixture-of-Experts models with expert parallelism.\n"
+      "Start with: moe serve MODEL_DIR   (moe serve --help explains every option)"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", MOE_VERSION);
+  moe::cli::ServeOptions serve_options;
+  moe::cli::InspectOptions inspect_options;
+  const CLI::App* serve = moe::cli::AddServe(&app, &serve_options);
+  const moe::cli::InspectCommands inspect = moe::cli::AddInspect(&app, &inspect_options);
+  CLI11_PARSE(app, argc, argv);
+  if (serve->parsed()) return moe::cli::RunServe(serve_options);
+  if (inspect.status->parsed()) return moe::cli::RunStatus(inspect_options);
+  if (inspect.experts->parsed()) return moe::cli::RunExperts(inspect_options);
+  return moe::cli::RunGenerate(inspect_options);
+}

@@ -1,0 +1,435 @@
+#include "controller/coordinator/group.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace moe::coordinator {
+namespace {
+
+v1::GroupSpec MakeSpec(const GroupOptions& options) {
+  v1::GroupSpec spec;
+  spec.set_num_slots(static_cast<uint32_t>(options.placement.num_slots));
+  spec.set_num_attention_ranks(static_cast<uint32_t>(options.num_attention_ranks));
+  spec.set_replicated_attention(options.replicated_attention);
+  for (int expert = 0; expert < options.placement.num_experts(); ++expert) {
+    v1::ExpertPlacement* entry = spec.add_placement();
+    entry->set_expert(static_cast<uint32_t>(expert));
+    for (int slot : options.placement.slots_of_expert[static_cast<size_t>(expert)]) {
+      entry->add_slots(static_cast<uint32_t>(slot));
+    }
+  }
+  *spec.mutable_limits() = options.limits;
+  return spec;
+}
+
+std::string Identity(const v1::Hello& hello) {
+  return absl::StrCat(hello.worker_id(), "/", hello.nonce());
+}
+
+}  // namespace
+
+Group::Group(GroupOptions options)
+    : options_(std::move(options)),
+      spec_(MakeSpec(options_)),
+      load_(options_.placement, options_.num_layers),
+      last_epoch_(options_.last_epoch),
+      adoptable_epoch_(options_.last_epoch) {
+  slots_.resize(static_cast<size_t>(options_.placement.num_slots));
+  for (int i = 0; i < num_slots(); ++i) slot(i).experts = ExpertsOfSlot(options_.placement, i);
+}
+
+std::vector<Action> Group::Step(const Event& event, absl::Time now) {
+  if (last_step_ == absl::InfinitePast()) {
+    now_ = now;
+  } else if (now > last_step_) {
+    now_ += std::min(now - last_step_, options_.max_time_step);
+  }
+  last_step_ = std::max(last_step_, now);
+  actions_.clear();
+  std::visit([this](const auto& e) { On(e); }, event);
+  return std::exchange(actions_, {});
+}
+
+// ---- Processes ----
+
+void Group::On(const WorkerStarted& event) {
+  Slot& s = slot(event.slot);
+  s.starting = false;
+  s.worker_id = event.worker_id;
+  s.started_at = now_;
+  s.dying = false;
+  s.kill_reason.clear();
+  s.refusal.clear();
+  Changed();
+}
+
+void Group::On(const WorkerStartFailed& event) {
+  Slot& s = slot(event.slot);
+  if (!s.starting) return;
+  s.starting = false;
+  SlotFailed(event.slot, absl::StrCat("could not be started: ", event.reason), "");
+}
+
+void Group::On(const WorkerExited& event) {
+  Slot& s = slot(event.slot);
+  if (s.worker_id.empty() || s.worker_id != event.worker_id) return;
+  std::string description = event.description;
+  if (!s.kill_reason.empty()) absl::StrAppend(&description, " because ", s.kill_reason);
+  if (!s.refusal.empty()) absl::StrAppend(&description, " after it was refused: ", s.refusal);
+  DropMember(event.slot);
+  s.worker_id.clear();
+  s.dying = false;
+  s.kill_reason.clear();
+  s.refusal.clear();
+  s.blamed_at = absl::InfinitePast();
+  SlotFailed(event.slot, description, event.last_lines);
+}
+
+void Group::SlotFailed(int slot_idx, const std::string& description,
+                       const std::string& last_lines) {
+  Changed();
+  if (over()) return;
+  Slot& s = slot(slot_idx);
+  const std::string what = absl::StrCat("worker ", slot_idx, " ", description);
+  Log(true, what);
+  EndEpoch(what, /*process_ended=*/true);
+  // Whatever kept epochs from becoming active may have ended with this process.
+  num_failed_epochs_ = 0;
+  ++s.num_failures;
+  s.failures.push_back(now_);
+  while (now_ - s.failures.front() > options_.failure_window) s.failures.pop_front();
+  const int recent = static_cast<int>(s.failures.size());
+  if (recent >= options_.max_slot_failures) {
+    std::string reason =
+        absl::StrCat("worker ", slot_idx, " failed ", recent, " times within ",
+                     absl::FormatDuration(options_.failure_window), "; the last time it ",
+                     description);
+    if (!last_lines.empty()) absl::StrAppend(&reason, "\nits last lines of log:\n", last_lines);
+    Fail(reason);
+    return;
+  }
+  s.start_at =
+      now_ + Backoff(options_.first_restart_delay, options_.max_restart_delay, recent);
+  StartDueWorkers();
+}
+
+void Group::StartDueWorkers() {
+  if (over()) return;
+  for (int i = 0; i < num_slots(); ++i) {
+    Slot& s = slot(i);
+    if (!s.worker_id.empty() || s.starting || now_ < s.start_at) continue;
+    s.starting = true;
+    actions_.emplace_back(StartWorker{i});
+  }
+}
+
+void Group::Kill(int slot_idx, const std::string& reason) {
+  Slot& s = slot(slot_idx);
+  if (s.worker_id.empty() || s.dying) return;
+  s.dying = true;
+  s.kill_reason = reason;
+  Log(true, absl::StrCat("killing worker ", slot_idx, ": ", reason));
+  actions_.emplace_back(KillWorker{slot_idx, s.worker_id, reason});
+  DropMember(slot_idx);
+  EndEpoch(absl::StrCat("worker ", slot_idx, " was killed because ", reason),
+           /*process_ended=*/true);
+  Changed();
+}
+
+void Group::Blame(int slot_idx, const std::string& reason) {
+  Slot& s = slot(slot_idx);
+  if (over() || s.worker_id.empty() || s.dying) return;
+  if (!s.member.has_value()) return;  // a new process, not the one that was meant
+  if (now_ - s.member->heard_at > options_.fresh_heartbeat) {
+    Kill(slot_idx, absl::StrCat("it was silent and others reported: ", reason));
+  } else if (now_ - s.blamed_at <= options_.suspect_window) {
+    Kill(slot_idx, absl::StrCat("it was blamed for two failed epochs, the last time: ", reason));
+  } else {
+    s.blamed_at = now_;
+  }
+}
+
+// ---- Sessions ----
+
+void Group::On(const SessionMessage& event) {
+  using Message = v1::WorkerMessage;
+  const Message& message = event.message;
+  if (message.message_case() == Message::kHello) {
+    OnHello(event.session, message.hello());
+    return;
+  }
+  const auto found = slot_of_session_.find(event.session);
+  if (found == slot_of_session_.end()) return;  // refused, replaced, or of a process that ended
+  const int slot_idx = found->second;
+  slot(slot_idx).member->heard_at = now_;
+  switch (message.message_case()) {
+    case Message::kLoadProgress: {
+      Member& member = *slot(slot_idx).member;
+      if (member.loaded.has_value()) break;
+      member.progress_at = now_;
+      member.bytes_done = message.load_progress().bytes_done();
+      member.bytes_total = message.load_progress().bytes_total();
+      break;
+    }
+    case Message::kLoaded:
+      OnLoaded(slot_idx, message.loaded());
+      break;
+    case Message::kPrepared:
+      OnPrepared(slot_idx, message.prepared());
+      break;
+    case Message::kJoined:
+      OnJoined(slot_idx, message.joined());
+      break;
+    case Message::kEpochFailed:
+      OnEpochFailed(slot_idx, message.epoch_failed());
+      break;
+    case Message::kHeartbeat:
+      OnHeartbeat(slot_idx, message.heartbeat());
+      break;
+    case Message::kUnable:
+      if (!over()) Fail(absl::StrCat("worker ", slot_idx, ": ", message.unable().reason()));
+      break;
+    default:
+      // A message of a later version says nothing that this controller could act on.
+      break;
+  }
+}
+
+std::string Group::CheckHello(const v1::Hello& hello, int* slot_idx) const {
+  *slot_idx = -1;
+  if (over()) return "the group is stopping";
+  for (int i = 0; i < num_slots(); ++i) {
+    if (!slot(i).worker_id.empty() && slot(i).worker_id == hello.worker_id()) *slot_idx = i;
+  }
+  if (*slot_idx < 0) return "no process with this worker id was started";
+  const Slot& s = slot(*slot_idx);
+  if (s.dying) return "this process is being replaced";
+  if (hello.slot_hint() >= 0 && hello.slot_hint() != *slot_idx) {
+    return absl::StrCat("it was started for slot ", *slot_idx, ", not ", hello.slot_hint());
+  }
+  if (s.member.has_value() && s.member->hello.nonce() != hello.nonce() &&
+      s.member->session != 0) {
+    return absl::StrCat("another process with this worker id holds slot ", *slot_idx);
+  }
+  if (hello.numerics_id().empty()) return "its numerics id is empty";
+  bool alone = true;
+  for (int i = 0; i < num_slots(); ++i) {
+    if (i != *slot_idx && slot(i).member.has_value()) alone = false;
+  }
+  if (!alone && hello.numerics_id() != numerics_id_) {
+    return absl::StrCat("its numerics id is ", hello.numerics_id(), ", the group's is ",
+                        numerics_id_, "; a mixed group would not repeat its own output");
+  }
+  return "";
+}
+
+void Group::OnHello(uint64_t session, const v1::Hello& hello) {
+  int slot_idx = -1;
+  if (slot_of_session_.contains(session)) {
+    Refuse(session, "a session has one Hello");
+    On(SessionClosed{session});
+    return;
+  }
+  const std::string refusal = CheckHello(hello, &slot_idx);
+  if (!refusal.empty()) {
+    if (slot_idx >= 0 && !slot(slot_idx).member.has_value()) slot(slot_idx).refusal = refusal;
+    Log(true, absl::StrCat("refused worker ", hello.worker_id(), ": ", refusal));
+    Refuse(session, refusal);
+    return;
+  }
+  Slot& s = slot(slot_idx);
+  if (s.member.has_value() && s.member->hello.nonce() != hello.nonce()) {
+    // The process began again under the same name; the one that we knew is gone.
+    DropMember(slot_idx);
+    EndEpoch(absl::StrCat("worker ", slot_idx, " began again"), /*process_ended=*/true);
+  }
+  const bool known = s.member.has_value();
+  if (!known) {
+    s.member.emplace();
+    s.member->progress_at = now_;
+    s.refusal.clear();
+  } else if (s.member->session != 0) {
+    actions_.emplace_back(CloseSession{s.member->session});
+    slot_of_session_.erase(s.member->session);
+  }
+  s.member->hello = hello;
+  s.member->session = session;
+  s.member->heard_at = now_;
+  s.member->running_epoch = hello.epoch();
+  slot_of_session_[session] = slot_idx;
+  numerics_id_ = hello.numerics_id();
+  SendAssign(slot_idx);
+  ResendEpoch(slot_idx, hello.epoch());
+  Changed();
+  TryStartEpoch();
+}
+
+void Group::ResendEpoch(int slot_idx, uint64_t hello_epoch) {
+  const Member& member = *slot(slot_idx).member;
+  const bool in_epoch = stage_ == Stage::kPreparing || stage_ == Stage::kJoining ||
+                        stage_ == Stage::kActive;
+  const bool adoptable = hello_epoch != 0 && hello_epoch == adoptable_epoch_;
+  if (hello_epoch != 0 && !adoptable && !(in_epoch && hello_epoch == epoch_)) {
+    SendAbort(slot_idx, hello_epoch, "it ended while the worker was not connected");
+  }
+  // The worker drops what it already knows.
+  if (stage_ == Stage::kPreparing && !member.prepared) SendPrepare(slot_idx);
+  if (stage_ == Stage::kJoining && !member.joined) SendJoin(slot_idx);
+  if (stage_ == Stage::kActive && hello_epoch != epoch_) SendActivate(slot_idx);
+}
+
+void Group::On(const SessionClosed& event) {
+  const auto found = slot_of_session_.find(event.session);
+  if (found == slot_of_session_.end()) return;
+  Member& member = *slot(found->second).member;
+  member.session = 0;
+  member.heard_at = now_;
+  slot_of_session_.erase(found);
+  Changed();
+}
+
+void Group::Refuse(uint64_t session, const std::string& reason) {
+  v1::ControllerMessage message;
+  message.mutable_dismiss()->set_reason(reason);
+  actions_.emplace_back(SendMessage{session, std::move(message)});
+  actions_.emplace_back(CloseSession{session});
+}
+
+void Group::DropMember(int slot_idx) {
+  Slot& s = slot(slot_idx);
+  if (!s.member.has_value()) return;
+  if (s.member->session != 0) {
+    slot_of_session_.erase(s.member->session);
+    actions_.emplace_back(CloseSession{s.member->session});
+  }
+  s.member.reset();
+}
+
+void Group::OnLoaded(int slot_idx, const v1::Loaded& loaded) {
+  Member& member = *slot(slot_idx).member;
+  if (member.loaded.has_value()) return;  // repeated after a lost session
+  member.loaded = loaded;
+  member.bytes_done = loaded.bytes();
+  member.bytes_total = loaded.bytes();
+  for (const std::string& warning : loaded.warnings()) {
+    Log(true, absl::StrCat("worker ", slot_idx, ": ", warning));
+  }
+  Changed();
+  TryStartEpoch();
+}
+
+void Group::OnHeartbeat(int slot_idx, const v1::Heartbeat& heartbeat) {
+  Member& member = *slot(slot_idx).member;
+  member.busy_seconds = heartbeat.busy_seconds();
+  if (heartbeat.expert_tokens().empty()) return;  // still loading
+  const absl::Status status = load_.Update(
+      slot_idx, Identity(member.hello),
+      absl::MakeConstSpan(heartbeat.expert_tokens().data(),
+                          static_cast<size_t>(heartbeat.expert_tokens_size())));
+  if (!status.ok()) Log(true, absl::StrCat("heartbeat ignored: ", status.message()));
+}
+
+// ---- Deadlines ----
+
+void Group::On(const Tick&) {
+  if (over()) return;
+  for (int i = 0; i < num_slots(); ++i) CheckSlot(i);
+  CheckStageDeadline();
+  if (stage_ == Stage::kActive && now_ - stage_since_ >= options_.stable_epoch) {
+    num_epoch_failures_ = 0;
+  }
+  StartDueWorkers();
+  TryStartEpoch();
+}
+
+void Group::CheckSlot(int slot_idx) {
+  const Slot& s = slot(slot_idx);
+  if (s.worker_id.empty() || s.dying) return;
+  if (!s.member.has_value()) {
+    if (now_ - s.started_at > options_.hello_deadline) {
+      Kill(slot_idx, absl::StrCat("it did not connect within ",
+                                  absl::FormatDuration(options_.hello_deadline)));
+    }
+    return;
+  }
+  const Member& member = *s.member;
+  const absl::Duration silence = now_ - member.heard_at;
+  if (member.session == 0) {
+    // A running epoch goes on without its sessions.
+    if (stage_ != Stage::kActive && silence > options_.hello_deadline) {
+      Kill(slot_idx, absl::StrCat("it lost its session and did not connect again within ",
+                                  absl::FormatDuration(options_.hello_deadline)));
+    }
+    return;
+  }
+  if (silence > options_.heartbeat_deadline) {
+    Kill(slot_idx, absl::StrCat("it sent no heartbeat for ",
+                                absl::FormatDuration(options_.heartbeat_deadline)));
+    return;
+  }
+  if (!member.loaded.has_value() && now_ - member.progress_at > options_.load_deadline) {
+    Kill(slot_idx, absl::StrCat("loading made no progress for ",
+                                absl::FormatDuration(options_.load_deadline)));
+  }
+}
+
+void Group::CheckStageDeadline() {
+  if (stage_ != Stage::kPreparing && stage_ != Stage::kJoining) return;
+  if (now_ - stage_since_ <= options_.stage_deadline) return;
+  const bool preparing = stage_ == Stage::kPreparing;
+  std::vector<int> late;
+  for (int i = 0; i < num_slots(); ++i) {
+    const Member& member = *slot(i).member;
+    if (preparing ? !member.prepared : !member.joined) late.push_back(i);
+  }
+  const std::string reason =
+      absl::StrCat("no ", preparing ? "Prepared" : "Joined", " within ",
+                   absl::FormatDuration(options_.stage_deadline), " from worker ",
+                   absl::StrJoin(late, ", "));
+  blamed_epoch_ = epoch_;
+  EndEpoch(reason, /*process_ended=*/false);
+  // One rank that is stuck can keep all others from joining, so a majority is not blamed.
+  if (preparing || 2 * static_cast<int>(late.size()) <= num_slots()) {
+    for (int i : late) Blame(i, reason);
+  }
+}
+
+// ---- The end ----
+
+void Group::On(const StopRequested&) {
+  if (over()) return;
+  EndEpoch("the group is stopping", /*process_ended=*/false);
+  stopping_ = true;
+  for (const auto& [session, slot_idx] : slot_of_session_) {
+    v1::ControllerMessage message;
+    message.mutable_dismiss()->set_reason("the group is stopping");
+    actions_.emplace_back(SendMessage{session, std::move(message)});
+  }
+  Changed();
+}
+
+void Group::Fail(const std::string& reason) {
+  if (over()) return;
+  EndEpoch("the group has failed", /*process_ended=*/true);
+  failed_ = true;
+  reason_ = reason;
+  actions_.emplace_back(GiveUp{reason});
+  Changed();
+}
+
+absl::Duration Group::Backoff(absl::Duration first, absl::Duration max, int num_failures) const {
+  if (num_failures <= 1) return absl::ZeroDuration();
+  absl::Duration delay = first;
+  for (int i = 2; i < num_failures && delay < max; ++i) delay *= 2;
+  return std::min(delay, max);
+}
+
+void Group::Log(bool warning, std::string text) {
+  actions_.emplace_back(LogLine{warning, std::move(text)});
+}
+
+}  // namespace moe::coordinator

@@ -1,0 +1,19 @@
+// The group as JSON, for /moe/status.
+//
+// Tested by tests/gateway/http/group_status_test.cc.
+#ifndef MOE_GATEWAY_HTTP_GROUP_STATUS_H_
+#define MOE_GATEWAY_HTTP_GROUP_STATUS_H_
+
+#include <string>
+
+#include "gateway/journal/generation.h"
+
+namespace moe::gateway {
+
+// Phase, epoch, layout, KV cache, engine statistics, one entry per worker, and how many tokens each
+// expert of each layer ran ("expert_tokens": [layers][experts]; empty while nothing is known).
+std::string GroupStatusJson(const std::string& model, const EngineView& view);
+
+}  // namespace moe::gateway
+
+#endif  // MOE_GATEWAY_HTTP_GROUP_STATUS_H_

@@ -1,0 +1,277 @@
+#include "tests/system/in_process_group.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <iostream>
+#include <numeric>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "kernels/numerics.h"
+
+namespace moe::testing {
+namespace {
+
+constexpr uint64_t kClient = 1;
+
+void Require(const absl::Status& status, const char* what) {
+  if (status.ok()) return;
+  std::cerr << what << ": " << status << std::endl;
+  std::abort();
+}
+
+}  // namespace
+
+InProcessGroup::InProcessGroup(const model::Checkpoint* checkpoint, const GroupOptions& options)
+    : checkpoint_(checkpoint), options_(options) {
+  const model::ModelConfig& config = checkpoint->config();
+  shape_.num_ranks = options.num_ranks;
+  shape_.num_attention_ranks = options.num_attention_ranks;
+  shape_.replicated = options.replicated;
+  shape_.num_layers = config.num_layers;
+  shape_.num_experts = config.num_experts;
+  shape_.hidden = config.hidden;
+  shape_.top_k = config.top_k;
+  shape_.max_rows = options.max_step_tokens;
+  for (int expert = 0; expert < config.num_experts; ++expert) {
+    shape_.rank_of_expert.push_back(expert * options.num_ranks / config.num_experts);
+  }
+  for (int rank = 0; rank < options.num_ranks; ++rank) ranks_.push_back(MakeRank(rank));
+}
+
+InProcessGroup::~InProcessGroup() { EndEpoch(); }
+
+std::unique_ptr<InProcessGroup::Rank> InProcessGroup::MakeRank(int rank_idx) {
+  const model::ModelConfig& config = checkpoint_->config();
+  auto rank = std::make_unique<Rank>();
+  rank->pool = std::make_unique<kernels::ThreadPool>(kernels::ThreadPool::Options{
+      .num_threads = HasAttention(rank_idx) ? options_.num_threads : 1, .spin_microseconds = 0});
+  const kernels::Context context{.level = options_.level, .pool = rank->pool.get()};
+  std::vector<int> experts;
+  for (int expert = 0; expert < config.num_experts; ++expert) {
+    if (shape_.rank_of_expert[expert] == rank_idx) experts.push_back(expert);
+  }
+  rank->experts = std::make_unique<model::RankExperts>(config, checkpoint_->weights(),
+                                                       std::move(experts), context);
+  if (!HasAttention(rank_idx)) return rank;
+  auto cache = model::KvCache::Create(config, options_.kv_blocks_per_owner);
+  Require(cache.status(), "KV cache");
+  rank->cache = *std::move(cache);
+  rank->blocks =
+      std::make_unique<engine::KvBlockPool>(options_.kv_blocks_per_owner, kernels::kKvBlockTokens);
+  rank->decoder = std::make_unique<model::DecoderModel>(
+      config, checkpoint_->weights(), rank->cache.get(),
+      model::DecoderModel::Options{.max_rows = options_.max_step_tokens, .max_positions = 0},
+      context);
+  rank->owner = std::make_unique<engine::Owner>(
+      engine::OwnerOptions{.rank = rank_idx,
+                           .replicated = options_.replicated,
+                           .samples = !options_.replicated || rank_idx == 0},
+      rank->decoder.get(), rank->blocks.get(), context, &rank->times);
+  if (rank_idx == 0) {
+    engine::LeaderOptions leader;
+    leader.limits = {.num_owners = options_.replicated ? 1 : options_.num_attention_ranks,
+                     .max_sequences = options_.max_sequences,
+                     .max_step_tokens = options_.max_step_tokens,
+                     .kv_blocks_per_owner = options_.kv_blocks_per_owner,
+                     .kv_block_tokens = kernels::kKvBlockTokens};
+    leader.max_queue = 4096;
+    leader.max_context = config.max_positions;
+    leader.vocab_size = config.vocab_size;
+    leader.end_token_ids = config.eos_token_ids;
+    auto made = engine::Leader::Create(std::move(leader), epoch_, this);
+    Require(made.status(), "leader");
+    rank->leader = *std::move(made);
+  }
+  return rank;
+}
+
+absl::Status InProcessGroup::ConnectAll() {
+  ++epoch_;
+  epoch_over_ = false;
+  exchange::SharedMemoryOptions exchange_options;
+  exchange_options.step_deadline = absl::Seconds(60);  // sanitizers are slow
+  exchange_options.join_deadline = absl::Seconds(60);
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    auto group = i == 0 ? exchange::SharedMemoryGroup::Create(
+                              shape_, epoch_, ranks_[i]->experts.get(), exchange_options)
+                        : exchange::SharedMemoryGroup::Open(
+                              ranks_[0]->group->bootstrap(), shape_, epoch_, static_cast<int>(i),
+                              ranks_[i]->experts.get(), exchange_options);
+    if (!group.ok()) return group.status();
+    ranks_[i]->group = *std::move(group);
+  }
+  std::vector<std::thread> threads;
+  std::vector<absl::Status> statuses(ranks_.size());
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    threads.emplace_back([this, i, &statuses] { statuses[i] = ranks_[i]->group->Connect(); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const absl::Status& status : statuses) {
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status InProcessGroup::StartEpoch(const std::vector<int>& fresh) {
+  std::vector<int> lost_owners;
+  for (const int rank : fresh) {
+    ranks_[rank] = MakeRank(rank);
+    if (HasAttention(rank)) lost_owners.push_back(options_.replicated ? 0 : rank);
+  }
+  const bool leader_lost = std::find(fresh.begin(), fresh.end(), 0) != fresh.end();
+  if (leader_lost || (options_.replicated && !lost_owners.empty())) {
+    for (auto& rank : ranks_) {
+      if (rank->owner != nullptr) rank->owner->DropAll();
+    }
+  }
+  if (absl::Status status = ConnectAll(); !status.ok()) return status;
+  ranks_[0]->leader->OnEpochChanged(epoch_, lost_owners);
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    Rank* rank = ranks_[i].get();
+    const engine::EpochRank epoch_rank{.epoch = epoch_,
+                                       .rank = static_cast<int>(i),
+                                       .num_ranks = options_.num_ranks,
+                                       .replicated = options_.replicated,
+                                       .exchange = rank->group.get(),
+                                       .control = rank->group.get(),
+                                       .owner = rank->owner.get(),
+                                       .stop = &epoch_over_,
+                                       .current_step = &rank->current_step};
+    rank->thread = std::thread([rank, epoch_rank] {
+      rank->outcome = rank->leader != nullptr ? engine::LeadEpoch(epoch_rank, rank->leader.get())
+                                              : engine::FollowEpoch(epoch_rank);
+    });
+  }
+  return absl::OkStatus();
+}
+
+void InProcessGroup::EndEpoch() {
+  epoch_over_ = true;
+  for (auto& rank : ranks_) {
+    if (rank->group != nullptr) rank->group->Abort("the test ends the epoch");
+  }
+  if (ranks_[0]->leader != nullptr) ranks_[0]->leader->Wake();
+  for (auto& rank : ranks_) {
+    if (!rank->thread.joinable()) continue;
+    rank->thread.join();
+    if (!absl::IsAborted(rank->outcome)) Require(rank->outcome, "a rank ended its epoch");
+  }
+  for (auto& rank : ranks_) rank->group = nullptr;
+}
+
+uint64_t InProcessGroup::Submit(const std::vector<int32_t>& prompt,
+                                const engine::v1::SamplingParams& sampling,
+                                const std::vector<int32_t>& generated) {
+  engine::v1::Submit submit;
+  submit.set_request(next_request_++);
+  submit.mutable_prompt_tokens()->Add(prompt.begin(), prompt.end());
+  submit.mutable_generated_tokens()->Add(generated.begin(), generated.end());
+  *submit.mutable_sampling() = sampling;
+  const uint64_t request = submit.request();
+  {
+    absl::MutexLock lock(&mutex_);
+    answers_[request].tokens = generated;
+  }
+  if (auto rejected = leader()->Submit(kClient, std::move(submit), absl::Now())) {
+    std::cerr << "rejected: " << rejected->message() << std::endl;
+    std::abort();
+  }
+  return request;
+}
+
+void InProcessGroup::OnEvents(uint64_t, engine::v1::StepEvents events) {
+  absl::MutexLock lock(&mutex_);
+  for (const engine::v1::TokenEvent& event : events.events()) {
+    Answer& answer = answers_[event.request()];
+    answer.finish = event.finish();
+    if (event.finish() == engine::v1::TokenEvent::ERROR) {
+      answer.error = event.error();
+      continue;
+    }
+    if (event.position() != answer.tokens.size()) answer.error = "a gap or a doubled token";
+    answer.tokens.push_back(event.token());
+    answer.logprobs.push_back(event.logprob());
+    ++num_tokens_;
+  }
+}
+
+std::map<uint64_t, Answer> InProcessGroup::WaitAll() {
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(
+      +[](std::map<uint64_t, Answer>* answers) {
+        return std::all_of(answers->begin(), answers->end(), [](const auto& entry) {
+          return entry.second.finish != engine::v1::TokenEvent::NONE;
+        });
+      },
+      &answers_));
+  return std::exchange(answers_, {});
+}
+
+void InProcessGroup::WaitTokens(int num_tokens) {
+  absl::MutexLock lock(&mutex_);
+  const auto enough = [this, num_tokens]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return num_tokens_ >= num_tokens;
+  };
+  mutex_.Await(absl::Condition(&enough));
+}
+
+absl::StatusOr<std::vector<float>> InProcessGroup::TeacherForced(const std::vector<int32_t>& tokens,
+                                                                 int chunk) {
+  const kernels::ScopedFlushDenormals flush_denormals;
+  if (absl::Status status = ConnectAll(); !status.ok()) return status;
+  std::vector<std::thread> followers;
+  for (size_t i = 1; i < ranks_.size(); ++i) {
+    // No plan names these ranks: they run experts until the epoch ends.
+    followers.emplace_back(
+        [this, i] { ranks_[i]->outcome = ranks_[i]->group->ReceivePlan().status(); });
+  }
+  Rank& rank = *ranks_[0];
+  const int num_tokens = static_cast<int>(tokens.size());
+  const int vocab_size = checkpoint_->config().vocab_size;
+  std::vector<int32_t> block_table((tokens.size() + kernels::kKvBlockTokens - 1) /
+                                   kernels::kKvBlockTokens);
+  // Descending blocks: nothing may depend on their order.
+  std::iota(block_table.rbegin(), block_table.rend(), 0);
+  std::vector<float> logits;
+  logits.reserve(tokens.size() * vocab_size);
+
+  const auto run = [&]() -> absl::Status {
+    uint64_t step = 0;
+    for (int start = 0; start < num_tokens; start += chunk) {
+      const int count = std::min(chunk, num_tokens - start);
+      const kernels::AttentionSlice slice{
+          .first_row = 0, .start = start, .count = count, .block_table = block_table.data()};
+      absl::Status status = rank.group->SendPlan(++step, "", {});
+      if (status.ok()) {
+        status =
+            rank.decoder->Begin({&slice, 1}, absl::MakeConstSpan(tokens).subspan(start, count));
+      }
+      for (int layer = 0; status.ok() && layer < shape_.num_layers; ++layer) {
+        rank.decoder->Attention(layer);
+        rank.decoder->Route(layer, rank.group->rows());
+        status = rank.group->Dispatch(step, layer, count, rank.decoder->expert_ids());
+        if (!status.ok()) break;
+        const auto outputs = rank.group->Combine();
+        status = outputs.status();
+        if (status.ok()) rank.decoder->Combine(*outputs);
+      }
+      if (!status.ok()) return status;
+      for (int row = 0; row < count; row += model::DecoderModel::kMaxLogitRows) {
+        std::vector<int> rows(std::min(model::DecoderModel::kMaxLogitRows, count - row));
+        std::iota(rows.begin(), rows.end(), row);
+        const absl::Span<float> part = rank.decoder->Logits(rows);
+        logits.insert(logits.end(), part.begin(), part.end());
+      }
+    }
+    return absl::OkStatus();
+  };
+  const absl::Status status = run();
+  for (auto& other : ranks_) other->group->Abort("the test ends the epoch");
+  for (std::thread& follower : followers) follower.join();
+  for (auto& other : ranks_) other->group = nullptr;
+  if (!status.ok()) return status;
+  return logits;
+}
+
+}  // namespace moe::testing

@@ -1,0 +1,108 @@
+// A whole group in one process: one thread for each rank, over the real shared-memory exchange.
+// What the controller and membership do with processes is done here by hand.
+#ifndef MOE_TESTS_SYSTEM_IN_PROCESS_GROUP_H_
+#define MOE_TESTS_SYSTEM_IN_PROCESS_GROUP_H_
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "proto/engine.pb.h"
+#include "worker/engine/epoch_loop.h"
+#include "worker/engine/leader.h"
+#include "worker/engine/owner.h"
+#include "worker/exchange/shared_memory.h"
+#include "worker/model/checkpoint.h"
+#include "worker/model/forward.h"
+
+namespace moe::testing {
+
+struct GroupOptions {
+  int num_ranks = 1;
+  int num_attention_ranks = 1;
+  bool replicated = false;
+  int num_threads = 1;  // of each attention rank
+  kernels::CpuLevel level = kernels::DetectCpuLevel();
+  int max_step_tokens = 512;
+  int max_sequences = 64;
+  int kv_blocks_per_owner = 256;
+};
+
+// What came of one request.
+struct Answer {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs;
+  engine::v1::TokenEvent::Finish finish = engine::v1::TokenEvent::NONE;
+  std::string error;
+};
+
+class InProcessGroup : public engine::EventSink {
+ public:
+  // `checkpoint` must outlive the group.
+  InProcessGroup(const model::Checkpoint* checkpoint, const GroupOptions& options);
+  ~InProcessGroup() override;
+
+  // Begins an epoch in which the ranks of `fresh` are new processes: they know nothing.
+  absl::Status StartEpoch(const std::vector<int>& fresh = {});
+  // Ends the epoch at whatever instruction the ranks are at.
+  void EndEpoch();
+
+  // Number of the request, or dies.
+  uint64_t Submit(const std::vector<int32_t>& prompt, const engine::v1::SamplingParams& sampling,
+                  const std::vector<int32_t>& generated = {});
+  // Waits until every submitted request has ended.
+  std::map<uint64_t, Answer> WaitAll();
+  // Waits until `num_tokens` tokens came in all.
+  void WaitTokens(int num_tokens);
+
+  // Logits of every position of `tokens`, computed by rank 0 in chunks with the experts of all
+  // ranks. [tokens.size(), vocab_size]. Needs no epoch; makes one of its own.
+  absl::StatusOr<std::vector<float>> TeacherForced(const std::vector<int32_t>& tokens, int chunk);
+
+  engine::Leader* leader() { return ranks_[0]->leader.get(); }
+  void OnEvents(uint64_t client, engine::v1::StepEvents events) override;
+
+ private:
+  struct Rank {
+    std::unique_ptr<kernels::ThreadPool> pool;
+    std::unique_ptr<model::RankExperts> experts;
+    std::unique_ptr<model::KvCache> cache;
+    std::unique_ptr<engine::KvBlockPool> blocks;
+    std::unique_ptr<model::DecoderModel> decoder;
+    std::unique_ptr<engine::Owner> owner;
+    std::unique_ptr<engine::Leader> leader;
+    engine::StepTimes times;
+    std::shared_ptr<exchange::SharedMemoryGroup> group;
+    std::atomic<uint64_t> current_step{0};
+    std::thread thread;
+    absl::Status outcome;
+  };
+
+  bool HasAttention(int rank) const {
+    return options_.replicated || rank < options_.num_attention_ranks;
+  }
+  std::unique_ptr<Rank> MakeRank(int rank);
+  absl::Status ConnectAll();
+
+  const model::Checkpoint* checkpoint_;
+  const GroupOptions options_;
+  exchange::GroupShape shape_;
+  std::vector<std::unique_ptr<Rank>> ranks_;
+  uint64_t epoch_ = 0;
+  std::atomic<bool> epoch_over_{false};
+  uint64_t next_request_ = 1;
+
+  absl::Mutex mutex_;
+  std::map<uint64_t, Answer> answers_ ABSL_GUARDED_BY(mutex_);
+  int num_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace moe::testing
+
+#endif  // MOE_TESTS_SYSTEM_IN_PROCESS_GROUP_H_

@@ -1,0 +1,284 @@
+#include "tests/worker/model/checkpoint_writer.h"
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/bf16.h"
+
+namespace moe::model {
+namespace {
+
+using Json = nlohmann::json;
+
+// SplitMix64 (Steele, Lea and Flood 2014): the same numbers on every machine, unlike std::normal_distribution.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+
+  uint64_t Next() {
+    uint64_t z = (state_ += 0x9e3779b97f4a7c15U);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
+    return z ^ (z >> 31);
+  }
+
+  // Mean 0, variance 1: the sum of four uniform numbers, scaled. No library function whose last bit
+  // could differ between machines.
+  float Normal() {
+    const uint64_t bits = Next();
+    float sum = 0;
+    for (int i = 0; i < 4; ++i) {
+      sum += static_cast<float>((bits >> (16 * i)) & 0xffff) * (1.0F / 65536.0F) - 0.5F;
+    }
+    return sum * 1.7320508F;
+  }
+
+ private:
+  uint64_t state_;
+};
+
+// A bf16 value as fp16. Rounds to nearest; below the normal range of fp16 it becomes zero.
+uint16_t ToHalf(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = (bits >> 16) & 0x8000U;
+  const int exponent = static_cast<int>((bits >> 23) & 0xffU) - 127 + 15;
+  if (exponent <= 0) return static_cast<uint16_t>(sign);
+  if (exponent >= 31) return static_cast<uint16_t>(sign | 0x7c00U);
+  // The 8 significant bits of bf16 fit the 11 of fp16.
+  return static_cast<uint16_t>(sign | (static_cast<uint32_t>(exponent) << 10) |
+                               ((bits & 0x7fffffU) >> 13));
+}
+
+void Append(float value, DType dtype, std::string* data) {
+  const kernels::BFloat16 rounded = kernels::ToBFloat16(value);
+  const float exact = kernels::ToFloat(rounded);
+  char bytes[4];
+  switch (dtype) {
+    case DType::kF32:
+      std::memcpy(bytes, &exact, 4);
+      data->append(bytes, 4);
+      return;
+    case DType::kF16: {
+      const uint16_t half = ToHalf(exact);
+      std::memcpy(bytes, &half, 2);
+      data->append(bytes, 2);
+      return;
+    }
+    default:
+      std::memcpy(bytes, &rounded, 2);
+      data->append(bytes, 2);
+  }
+}
+
+// FNV-1a: each tensor has its own stream, so that one tensor's values do not depend on which others
+// are stored, nor on the layout.
+uint64_t HashName(const std::string& name) {
+  uint64_t hash = 0xcbf29ce484222325U;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
+  return hash;
+}
+
+class Writer {
+ public:
+  Writer(uint64_t seed, const WriteOptions& options) : seed_(seed), options_(options) {}
+
+  void Add(const std::string& name, const std::vector<int64_t>& shape, float mean = 0) {
+    AddJoined(name, shape, {name}, mean);
+  }
+
+  // A tensor whose data is that of `parts`, one after the other, in equal shares.
+  void AddJoined(const std::string& name, const std::vector<int64_t>& shape,
+                 const std::vector<std::string>& parts, float mean = 0) {
+    TensorBytes out{{name, options_.dtype, shape}, ""};
+    int64_t count = 1;
+    for (const int64_t dimension : shape) count *= dimension;
+    out.data.reserve(static_cast<size_t>(count * DTypeBytes(options_.dtype)));
+    for (const std::string& part : parts) {
+      Random random(seed_ ^ HashName(part));
+      for (int64_t i = 0; i < count / static_cast<int64_t>(parts.size()); ++i) {
+        Append(mean + random.Normal() * options_.init_std, options_.dtype, &out.data);
+      }
+    }
+    tensors_.push_back(std::move(out));
+  }
+
+  std::vector<TensorBytes> Take() { return std::move(tensors_); }
+
+ private:
+  const uint64_t seed_;
+  const WriteOptions options_;
+  std::vector<TensorBytes> tensors_;
+};
+
+}  // namespace
+
+ModelConfig TinyConfig() {
+  ModelConfig config;
+  config.hidden = 32;
+  config.intermediate = 24;
+  config.num_layers = 2;
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.head_dim = 8;
+  config.num_experts = 8;
+  config.top_k = 2;
+  config.vocab_size = 100;
+  config.max_positions = 256;
+  config.eos_token_ids = {1};
+  config.dtype = "bfloat16";
+  return config;
+}
+
+std::string ConfigJson(const ModelConfig& config, const WriteOptions& options) {
+  const std::string dtype = options.dtype == DType::kF32   ? "float32"
+                            : options.dtype == DType::kF16 ? "float16"
+                                                           : "bfloat16";
+  Json json = {
+      {"architectures", {"OlmoeForCausalLM"}},
+      {"model_type", "olmoe"},
+      {"attention_bias", false},
+      {"hidden_act", "silu"},
+      {"hidden_size", config.hidden},
+      {"intermediate_size", config.intermediate},
+      {"num_hidden_layers", config.num_layers},
+      {"num_attention_heads", config.num_heads},
+      {"num_key_value_heads", config.num_kv_heads},
+      {"num_experts", config.num_experts},
+      {"num_experts_per_tok", config.top_k},
+      {"vocab_size", config.vocab_size},
+      {"max_position_embeddings", config.max_positions},
+      // Printed with the digits of a float, so that parsing gives the same float back.
+      {"rms_norm_eps", std::stod(absl::StrFormat("%.9g", config.rms_norm_epsilon))},
+      {"norm_topk_prob", config.norm_topk_prob},
+      {"tie_word_embeddings", config.tie_word_embeddings},
+      {"clip_qkv", nullptr},
+      {"eos_token_id", nullptr},
+  };
+  if (config.clip_qkv.has_value()) json["clip_qkv"] = *config.clip_qkv;
+  if (config.eos_token_ids.size() == 1) {
+    json["eos_token_id"] = config.eos_token_ids.front();
+  } else if (!config.eos_token_ids.empty()) {
+    json["eos_token_id"] = config.eos_token_ids;
+  }
+  if (config.bos_token_id.has_value()) json["bos_token_id"] = *config.bos_token_id;
+  if (config.pad_token_id.has_value()) json["pad_token_id"] = *config.pad_token_id;
+  if (options.transformers5) {
+    json["dtype"] = dtype;
+    json["rope_parameters"] = {{"rope_theta", config.rope_theta}, {"rope_type", "default"}};
+  } else {
+    json["torch_dtype"] = dtype;
+    json["rope_theta"] = config.rope_theta;
+    json["rope_scaling"] = nullptr;
+  }
+  return json.dump(2) + "\n";
+}
+
+std::vector<TensorBytes> RandomTensors(const ModelConfig& config, uint64_t seed,
+                                       const WriteOptions& options) {
+  const int64_t h = config.hidden;
+  const int64_t inner = config.intermediate;
+  const int64_t q = int64_t{config.num_heads} * config.head_dim;
+  const int64_t kv = int64_t{config.num_kv_heads} * config.head_dim;
+  Writer writer(seed, options);
+  writer.Add("model.embed_tokens.weight", {config.vocab_size, h});
+  for (int l = 0; l < config.num_layers; ++l) {
+    const std::string layer = absl::StrCat("model.layers.", l, ".");
+    writer.Add(layer + "input_layernorm.weight", {h}, 1);
+    writer.Add(layer + "post_attention_layernorm.weight", {h}, 1);
+    writer.Add(layer + "self_attn.q_proj.weight", {q, h});
+    writer.Add(layer + "self_attn.k_proj.weight", {kv, h});
+    writer.Add(layer + "self_attn.v_proj.weight", {kv, h});
+    writer.Add(layer + "self_attn.o_proj.weight", {h, q});
+    writer.Add(layer + "self_attn.q_norm.weight", {q}, 1);
+    writer.Add(layer + "self_attn.k_norm.weight", {kv}, 1);
+    writer.Add(layer + "mlp.gate.weight", {config.num_experts, h});
+    std::vector<std::string> gate_up;
+    std::vector<std::string> down;
+    for (int e = 0; e < config.num_experts; ++e) {
+      const std::string expert = absl::StrCat(layer, "mlp.experts.", e, ".");
+      gate_up.push_back(expert + "gate_proj.weight");
+      gate_up.push_back(expert + "up_proj.weight");
+      down.push_back(expert + "down_proj.weight");
+      if (options.fused_experts) continue;
+      writer.Add(expert + "gate_proj.weight", {inner, h});
+      writer.Add(expert + "up_proj.weight", {inner, h});
+      writer.Add(expert + "down_proj.weight", {h, inner});
+    }
+    if (!options.fused_experts) continue;
+    writer.AddJoined(layer + "mlp.experts.gate_up_proj", {config.num_experts, 2 * inner, h},
+                     gate_up);
+    writer.AddJoined(layer + "mlp.experts.down_proj", {config.num_experts, h, inner}, down);
+  }
+  writer.Add("model.norm.weight", {h}, 1);
+  if (!config.tie_word_embeddings) writer.Add("lm_head.weight", {config.vocab_size, h});
+  return writer.Take();
+}
+
+absl::Status WriteFile(const std::string& path, const std::string& content) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file << content;
+  file.close();
+  if (!file) return absl::InternalError(absl::StrCat("cannot write ", path));
+  return absl::OkStatus();
+}
+
+absl::Status WriteSafetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                              const std::string& data) {
+  return WriteFile(path, MakeSafetensorsHeader(tensors, {{"format", "pt"}}) + data);
+}
+
+absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorBytes>& tensors) {
+  std::vector<NamedTensor> names;
+  std::string data;
+  for (const TensorBytes& tensor : tensors) {
+    names.push_back(tensor.tensor);
+    data += tensor.data;
+  }
+  return WriteSafetensors(path, names, data);
+}
+
+absl::Status WriteRandomCheckpoint(const std::string& dir, const ModelConfig& config, uint64_t seed,
+                                   const WriteOptions& options) {
+  std::error_code error;
+  std::filesystem::create_directories(dir, error);
+  if (error) return absl::InternalError(absl::StrCat("cannot create ", dir));
+  absl::Status status = WriteFile(dir + "/config.json", ConfigJson(config, options));
+  if (!status.ok()) return status;
+  const std::vector<TensorBytes> tensors = RandomTensors(config, seed, options);
+  if (options.num_shards <= 1) return WriteSafetensors(dir + "/model.safetensors", tensors);
+
+  Json weight_map = Json::object();
+  size_t total = 0;
+  const size_t per_shard = (tensors.size() + static_cast<size_t>(options.num_shards) - 1) /
+                           static_cast<size_t>(options.num_shards);
+  for (int s = 0; s < options.num_shards; ++s) {
+    const std::string file =
+        absl::StrFormat("model-%05d-of-%05d.safetensors", s + 1, options.num_shards);
+    const size_t first = std::min(tensors.size(), static_cast<size_t>(s) * per_shard);
+    const size_t last = std::min(tensors.size(), first + per_shard);
+    const std::vector<TensorBytes> shard(tensors.begin() + static_cast<ptrdiff_t>(first),
+                                         tensors.begin() + static_cast<ptrdiff_t>(last));
+    status = WriteSafetensors(absl::StrCat(dir, "/", file), shard);
+    if (!status.ok()) return status;
+    for (const TensorBytes& tensor : shard) {
+      weight_map[tensor.tensor.name] = file;
+      total += tensor.data.size();
+    }
+  }
+  const Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}};
+  return WriteFile(dir + "/model.safetensors.index.json", index.dump(2) + "\n");
+}
+
+}  // namespace moe::model

@@ -1,0 +1,410 @@
+#include "worker/daemon/worker.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "spdlog/spdlog.h"
+
+namespace moe::worker {
+namespace {
+
+using exchange::SharedMemoryGroup;
+
+// Ranks of one machine share its cores, so only a rank that is alone may spin.
+constexpr absl::Duration kLoneRankSpin = absl::Microseconds(50);
+
+absl::StatusOr<exchange::GroupShape> MakeShape(const coordinator::v1::GroupSpec& spec,
+                                               const model::ModelConfig& config) {
+  exchange::GroupShape shape;
+  shape.num_ranks = static_cast<int>(spec.num_slots());
+  shape.num_attention_ranks = static_cast<int>(spec.num_attention_ranks());
+  shape.replicated = spec.replicated_attention();
+  shape.num_layers = config.num_layers;
+  shape.num_experts = config.num_experts;
+  shape.hidden = config.hidden;
+  shape.top_k = config.top_k;
+  shape.max_rows = static_cast<int>(spec.limits().max_step_tokens());
+  shape.rank_of_expert.assign(config.num_experts, -1);
+  for (const coordinator::v1::ExpertPlacement& placement : spec.placement()) {
+    if (placement.expert() >= static_cast<uint32_t>(config.num_experts) ||
+        placement.slots_size() == 0 || placement.slots(0) >= spec.num_slots()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("the assignment places expert %d, and the model has %d experts",
+                          placement.expert(), config.num_experts));
+    }
+    shape.rank_of_expert[placement.expert()] = static_cast<int>(placement.slots(0));
+  }
+  for (int expert = 0; expert < config.num_experts; ++expert) {
+    if (shape.rank_of_expert[expert] < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("the assignment leaves out expert %d", expert));
+    }
+  }
+  if (shape.num_ranks < 1 || shape.num_attention_ranks < 1 ||
+      shape.num_attention_ranks > shape.num_ranks || shape.max_rows < 1) {
+    return absl::InvalidArgumentError("the assignment's sizes contradict each other");
+  }
+  return shape;
+}
+
+std::vector<int> ExpertsOfRank(const exchange::GroupShape& shape, int rank) {
+  std::vector<int> experts;
+  for (int expert = 0; expert < shape.num_experts; ++expert) {
+    if (shape.rank_of_expert[expert] == rank) experts.push_back(expert);
+  }
+  return experts;
+}
+
+bool SameProcess(const membership::EpochMember& a, const membership::EpochMember& b) {
+  return a.worker_id == b.worker_id && a.nonce == b.nonce;
+}
+
+}  // namespace
+
+Worker::Worker(const WorkerOptions& options, engine::EngineService* service, WorkerMetrics* metrics)
+    : options_(options), service_(service), metrics_(metrics) {}
+
+Worker::~Worker() {
+  {
+    absl::MutexLock lock(&mutex_);
+    quit_ = true;
+    epoch_over_ = true;
+    if (group_ != nullptr) group_->Abort("the worker is ending");
+  }
+  if (engine_thread_.joinable()) engine_thread_.join();
+  service_->ClearLeader();
+  metrics_->SetEpoch(0, nullptr);
+  metrics_->SetExperts(nullptr);
+}
+
+void Worker::Start(membership::Membership* membership) {
+  membership_ = membership;
+  engine_thread_ = std::thread([this] { RunEngineThread(); });
+}
+
+absl::Status Worker::Wait() {
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(
+      +[](std::optional<absl::Status>* outcome) { return outcome->has_value(); }, &outcome_));
+  return *outcome_;
+}
+
+void Worker::Fail(absl::Status status) {
+  absl::MutexLock lock(&mutex_);
+  if (!outcome_.has_value()) outcome_ = std::move(status);
+}
+
+void Worker::Shutdown() { Fail(absl::OkStatus()); }
+
+void Worker::Push(Command command) {
+  absl::MutexLock lock(&mutex_);
+  commands_.push_back(std::move(command));
+}
+
+void Worker::OnAssign(const coordinator::v1::GroupSpec& spec, int slot) {
+  Push(Assign{.spec = spec, .slot = slot});
+}
+
+void Worker::OnPrepare(uint64_t epoch, const std::vector<membership::EpochMember>& members) {
+  Push(Prepare{.epoch = epoch, .members = members});
+}
+
+void Worker::OnJoin(uint64_t epoch, const std::string& bootstrap) {
+  Push(Join{.epoch = epoch, .bootstrap = bootstrap});
+}
+
+void Worker::OnActivate(uint64_t epoch) { Push(Activate{.epoch = epoch}); }
+
+void Worker::OnAbort(uint64_t epoch, const std::string& reason) {
+  absl::MutexLock lock(&mutex_);
+  aborted_epoch_ = std::max(aborted_epoch_, epoch);
+  if (group_ != nullptr && group_epoch_ <= aborted_epoch_) {
+    epoch_over_ = true;
+    group_->Abort(reason);
+  }
+}
+
+void Worker::OnDismiss(const std::string& reason) {
+  spdlog::info("dismissed: {}", reason);
+  Shutdown();
+}
+
+void Worker::OnConnectionState(bool connected) {
+  if (!connected) spdlog::warn("no connection to the controller; what runs goes on");
+}
+
+coordinator::v1::Heartbeat Worker::MakeHeartbeat() {
+  coordinator::v1::Heartbeat heartbeat;
+  heartbeat.set_step(current_step_.load(std::memory_order_relaxed));
+  metrics_->FillHeartbeat(&heartbeat);
+  return heartbeat;
+}
+
+void Worker::RunEngineThread() {
+  while (true) {
+    Command command;
+    {
+      absl::MutexLock lock(&mutex_);
+      mutex_.Await(absl::Condition(
+          +[](Worker* worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker->mutex_) {
+            return worker->quit_ || !worker->commands_.empty();
+          },
+          this));
+      if (quit_) break;
+      command = std::move(commands_.front());
+      commands_.pop_front();
+    }
+    if (const auto* assign = std::get_if<Assign>(&command)) {
+      if (absl::Status status = Load(*assign); !status.ok()) {
+        membership_->SendUnable(std::string(status.message()));
+        Fail(std::move(status));
+      }
+    } else if (const auto* prepare = std::get_if<Prepare>(&command)) {
+      HandlePrepare(*prepare);
+    } else if (const auto* join = std::get_if<Join>(&command)) {
+      HandleJoin(*join);
+    } else {
+      HandleActivate(std::get<Activate>(command));
+    }
+  }
+  DropGroup();
+}
+
+absl::Status Worker::Load(const Assign& assign) {
+  auto loaded = std::make_unique<Loaded>();
+  loaded->spec = assign.spec;
+  loaded->slot = assign.slot;
+  metrics_->SetSlot(assign.slot);
+  auto checkpoint = model::Checkpoint::Open(
+      options_.model_dir, {.converted_weights_path = options_.converted_weights_path});
+  if (!checkpoint.ok()) return checkpoint.status();
+  loaded->checkpoint = *std::move(checkpoint);
+
+  auto shape = MakeShape(assign.spec, loaded->checkpoint->config());
+  if (!shape.ok()) return shape.status();
+  loaded->shape = *std::move(shape);
+  if (assign.slot < 0 || assign.slot >= loaded->shape.num_ranks) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("slot %d of a group of %d", assign.slot, loaded->shape.num_ranks));
+  }
+  const std::vector<int> experts = ExpertsOfRank(loaded->shape, loaded->slot);
+  const auto tensors = loaded->checkpoint->SelectTensors(experts, loaded->has_attention());
+  if (!tensors.ok()) return tensors.status();
+  const auto report = loaded->checkpoint->Load(*tensors, [this](uint64_t done, uint64_t total) {
+    membership_->SendLoadProgress(done, total);
+  });
+  if (!report.ok()) return report.status();
+  if (absl::Status status = BuildRank(loaded.get()); !status.ok()) return status;
+
+  coordinator::v1::Loaded message;
+  message.set_bytes(report->num_bytes);
+  message.set_seconds(report->seconds);
+  message.set_resident_bytes(report->resident_bytes);
+  if (loaded->kv_blocks != nullptr) {
+    message.set_kv_capacity_tokens(uint64_t(loaded->kv_blocks->num_blocks()) *
+                                   kernels::kKvBlockTokens);
+  }
+  for (const std::string& warning : loaded->checkpoint->warnings()) message.add_warnings(warning);
+  for (const std::string& warning : report->warnings) message.add_warnings(warning);
+  metrics_->SetLoad({.num_bytes = report->num_bytes,
+                     .resident_bytes = report->resident_bytes,
+                     .seconds = report->seconds,
+                     .kv_capacity_tokens = message.kv_capacity_tokens()});
+  metrics_->SetExperts(loaded->experts.get());
+  loaded_ = std::move(loaded);
+  if (loaded_->leader != nullptr) service_->SetLeader(loaded_->leader.get());
+  membership_->SendLoaded(message);
+  return absl::OkStatus();
+}
+
+absl::Status Worker::BuildRank(Loaded* loaded) {
+  const model::ModelConfig& config = loaded->checkpoint->config();
+  const model::ModelWeights& weights = loaded->checkpoint->weights();
+  const coordinator::v1::EngineLimits& limits = loaded->spec.limits();
+  const bool alone = loaded->shape.num_ranks == 1;
+  loaded->pool = std::make_unique<kernels::ThreadPool>(kernels::ThreadPool::Options{
+      .num_threads =
+          loaded->has_attention() ? std::max(1, static_cast<int>(limits.attention_threads())) : 1,
+      .spin_microseconds = alone ? 50 : 0});
+  const kernels::Context context{.level = options_.cpu_level, .pool = loaded->pool.get()};
+  loaded->experts = std::make_unique<model::RankExperts>(
+      config, weights, ExpertsOfRank(loaded->shape, loaded->slot), context);
+  if (!loaded->has_attention()) return absl::OkStatus();
+
+  const uint64_t block_bytes = model::KvBlockBytes(config);
+  const uint64_t num_blocks = limits.kv_bytes() / block_bytes;
+  if (num_blocks < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("a KV cache of %d bytes holds nothing: one block of %d tokens takes %d",
+                        limits.kv_bytes(), kernels::kKvBlockTokens, block_bytes));
+  }
+  auto cache =
+      model::KvCache::Create(config, static_cast<int>(std::min<uint64_t>(num_blocks, 1 << 24)));
+  if (!cache.ok()) return cache.status();
+  loaded->kv_cache = *std::move(cache);
+  loaded->kv_blocks = std::make_unique<engine::KvBlockPool>(loaded->kv_cache->num_blocks(),
+                                                            kernels::kKvBlockTokens);
+  const int max_context =
+      limits.max_context() > 0
+          ? std::min(static_cast<int>(limits.max_context()), config.max_positions)
+          : config.max_positions;
+  loaded->decoder = std::make_unique<model::DecoderModel>(
+      config, weights, loaded->kv_cache.get(),
+      model::DecoderModel::Options{.max_rows = loaded->shape.max_rows,
+                                   .max_positions = max_context},
+      context);
+  loaded->owner = std::make_unique<engine::Owner>(
+      engine::OwnerOptions{.rank = loaded->slot,
+                           .replicated = loaded->replicated(),
+                           .samples = !loaded->replicated() || loaded->slot == 0},
+      loaded->decoder.get(), loaded->kv_blocks.get(), context, metrics_->step_times());
+  if (loaded->slot == 0) {
+    auto leader = MakeLeader(*loaded, max_context);
+    if (!leader.ok()) return leader.status();
+    loaded->leader = *std::move(leader);
+  }
+  return absl::OkStatus();
+}
+
+bool Worker::AdoptGroup(uint64_t epoch, std::shared_ptr<SharedMemoryGroup> group) {
+  absl::MutexLock lock(&mutex_);
+  if (quit_ || epoch <= aborted_epoch_) return false;
+  group_ = std::move(group);
+  group_epoch_ = epoch;
+  epoch_over_ = false;
+  return true;
+}
+
+void Worker::DropGroup() {
+  metrics_->SetEpoch(0, nullptr);
+  absl::MutexLock lock(&mutex_);
+  group_ = nullptr;
+}
+
+void Worker::HandlePrepare(const Prepare& prepare) {
+  DropGroup();
+  if (loaded_ == nullptr) return;  // the controller prepares only what said Loaded
+  prepared_members_ = prepare.members;
+  std::string bootstrap;
+  if (loaded_->slot == 0) {
+    auto group = SharedMemoryGroup::Create(loaded_->shape, prepare.epoch, loaded_->experts.get(),
+                                           ExchangeOptions());
+    if (!group.ok()) {
+      membership_->SendEpochFailed(prepare.epoch, std::string(group.status().message()),
+                                   loaded_->slot);
+      return;
+    }
+    bootstrap = (*group)->bootstrap();
+    if (!AdoptGroup(prepare.epoch, *std::move(group))) return;
+  }
+  membership_->SendPrepared(prepare.epoch, std::move(bootstrap));
+}
+
+void Worker::HandleJoin(const Join& join) {
+  if (loaded_ == nullptr) return;
+  if (loaded_->slot != 0) {
+    auto group = SharedMemoryGroup::Open(join.bootstrap, loaded_->shape, join.epoch, loaded_->slot,
+                                         loaded_->experts.get(), ExchangeOptions());
+    if (!group.ok()) {
+      membership_->SendEpochFailed(join.epoch, std::string(group.status().message()), -1);
+      return;
+    }
+    if (!AdoptGroup(join.epoch, *std::move(group))) return;
+  }
+  std::shared_ptr<SharedMemoryGroup> group;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (join.epoch <= aborted_epoch_ || group_epoch_ != join.epoch) return;
+    group = group_;
+  }
+  if (group == nullptr) return;
+  if (absl::Status status = group->Connect(); !status.ok()) {
+    if (!absl::IsAborted(status)) {
+      membership_->SendEpochFailed(join.epoch, std::string(status.message()), group->suspect());
+    }
+    return;
+  }
+  membership_->SendJoined(join.epoch);
+}
+
+void Worker::HandleActivate(const Activate& activate) {
+  std::shared_ptr<SharedMemoryGroup> group;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (activate.epoch <= aborted_epoch_ || group_epoch_ != activate.epoch) return;
+    group = group_;
+  }
+  if (group == nullptr || loaded_ == nullptr) return;
+  metrics_->SetEpoch(activate.epoch, group);
+  ForgetLostSequences(activate.epoch);
+
+  const engine::EpochRank rank{.epoch = activate.epoch,
+                               .rank = loaded_->slot,
+                               .num_ranks = loaded_->shape.num_ranks,
+                               .replicated = loaded_->replicated(),
+                               .exchange = group.get(),
+                               .control = group.get(),
+                               .owner = loaded_->owner.get(),
+                               .stop = &epoch_over_,
+                               .current_step = &current_step_};
+  const absl::Status status = loaded_->leader != nullptr
+                                  ? engine::LeadEpoch(rank, loaded_->leader.get())
+                                  : engine::FollowEpoch(rank);
+  metrics_->SetEpoch(0, nullptr);
+  if (!absl::IsAborted(status)) {
+    spdlog::error("epoch {} ends: {}", activate.epoch, std::string(status.message()));
+    membership_->SendEpochFailed(activate.epoch, std::string(status.message()), group->suspect());
+  }
+}
+
+// What an earlier epoch computed is kept only where its owner and its leader are still the same
+// processes: a new leader gets every sequence again from the gateways.
+void Worker::ForgetLostSequences(uint64_t epoch) {
+  std::vector<int> lost_owners;
+  bool leader_changed = last_active_members_.empty();
+  for (size_t i = 0; i < last_active_members_.size(); ++i) {
+    const membership::EpochMember& before = last_active_members_[i];
+    const bool same = i < prepared_members_.size() && SameProcess(before, prepared_members_[i]);
+    if (same) continue;
+    if (before.slot == 0) leader_changed = true;
+    if (loaded_->replicated() || before.slot < loaded_->shape.num_attention_ranks) {
+      // Every replica computes all sequences, so they are recomputed when any replica is new.
+      lost_owners.push_back(loaded_->replicated() ? 0 : before.slot);
+    }
+  }
+  if (loaded_->owner != nullptr &&
+      (leader_changed || (loaded_->replicated() && !lost_owners.empty()))) {
+    loaded_->owner->DropAll();
+  }
+  if (loaded_->leader != nullptr) loaded_->leader->OnEpochChanged(epoch, lost_owners);
+  last_active_members_ = prepared_members_;
+}
+
+absl::StatusOr<std::unique_ptr<engine::Leader>> Worker::MakeLeader(const Loaded& loaded,
+                                                                   int max_context) {
+  const coordinator::v1::EngineLimits& limits = loaded.spec.limits();
+  const model::ModelConfig& config = loaded.checkpoint->config();
+  engine::LeaderOptions options;
+  options.limits.num_owners = loaded.replicated() ? 1 : loaded.shape.num_attention_ranks;
+  options.limits.max_sequences = static_cast<int>(limits.max_sequences());
+  options.limits.max_step_tokens = loaded.shape.max_rows;
+  options.limits.kv_blocks_per_owner = loaded.kv_blocks->num_blocks();
+  options.limits.kv_block_tokens = kernels::kKvBlockTokens;
+  options.max_queue = static_cast<int>(limits.max_queue());
+  options.max_context = max_context;
+  options.vocab_size = config.vocab_size;
+  options.end_token_ids = config.eos_token_ids;
+  return engine::Leader::Create(std::move(options), /*epoch=*/0, service_->sink());
+}
+
+exchange::SharedMemoryOptions Worker::ExchangeOptions() const {
+  const double deadline = loaded_->spec.limits().step_deadline_seconds();
+  exchange::SharedMemoryOptions options;
+  if (deadline > 0) options.step_deadline = absl::Seconds(deadline);
+  if (loaded_->shape.num_ranks == 1) options.spin = kLoneRankSpin;
+  return options;
+}
+
+}  // namespace moe::worker

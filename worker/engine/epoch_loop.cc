@@ -1,0 +1,109 @@
+#include "worker/engine/epoch_loop.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "kernels/numerics.h"
+
+namespace moe::engine {
+namespace {
+
+// How long the leader sleeps without work before it looks whether its epoch is over.
+constexpr absl::Duration kIdlePoll = absl::Milliseconds(100);
+
+bool Stopped(const EpochRank& rank) { return rank.stop->load(std::memory_order_acquire); }
+
+absl::StatusOr<v1::StepResult> ParseResult(const std::string& bytes, const v1::StepPlan& plan,
+                                           int from) {
+  v1::StepResult result;
+  if (!result.ParseFromString(bytes)) {
+    return absl::InternalError(absl::StrFormat("rank %d sent a result that can't be read", from));
+  }
+  if (result.epoch() != plan.epoch() || result.step() != plan.step()) {
+    return absl::InternalError(
+        absl::StrFormat("rank %d answered epoch %d step %d, where epoch %d step %d was asked", from,
+                        result.epoch(), result.step(), plan.epoch(), plan.step()));
+  }
+  return result;
+}
+
+absl::Status LeadStep(const EpochRank& rank, const v1::StepPlan& plan, Leader* leader) {
+  const std::vector<int> ranks = RanksOfPlan(plan, rank);
+  rank.current_step->store(plan.step(), std::memory_order_relaxed);
+  if (absl::Status status = rank.control->SendPlan(plan.step(), plan.SerializeAsString(), ranks);
+      !status.ok()) {
+    return status;
+  }
+  std::vector<v1::StepResult> results;
+  auto own = rank.owner->RunStep(plan, rank.exchange);
+  if (!own.ok()) return own.status();
+  results.push_back(*std::move(own));
+  const auto answers = rank.control->ReceiveResults(plan.step(), ranks);
+  if (!answers.ok()) return answers.status();
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    auto result = ParseResult((*answers)[i], plan, ranks[i]);
+    if (!result.ok()) return result.status();
+    results.push_back(*std::move(result));
+  }
+  return leader->Commit(plan, results, absl::Now());
+}
+
+}  // namespace
+
+std::vector<int> RanksOfPlan(const v1::StepPlan& plan, const EpochRank& rank) {
+  std::vector<int> ranks;
+  if (rank.replicated) {
+    for (int other = 1; other < rank.num_ranks; ++other) ranks.push_back(other);
+    return ranks;
+  }
+  for (const v1::SequenceSlice& slice : plan.slices()) {
+    if (slice.owner() != 0) ranks.push_back(static_cast<int>(slice.owner()));
+  }
+  std::sort(ranks.begin(), ranks.end());
+  ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
+  return ranks;
+}
+
+absl::Status LeadEpoch(const EpochRank& rank, Leader* leader) {
+  const kernels::ScopedFlushDenormals flush_denormals;
+  while (!Stopped(rank)) {
+    if (!leader->WaitForWork(kIdlePoll)) continue;
+    const std::optional<v1::StepPlan> plan = leader->NextPlan(absl::Now());
+    if (!plan.has_value()) continue;
+    if (absl::Status status = LeadStep(rank, *plan, leader); !status.ok()) return status;
+  }
+  return absl::AbortedError("the epoch is over");
+}
+
+absl::Status FollowEpoch(const EpochRank& rank) {
+  const kernels::ScopedFlushDenormals flush_denormals;
+  while (!Stopped(rank)) {
+    const auto received = rank.control->ReceivePlan();
+    if (!received.ok()) return received.status();
+    v1::StepPlan plan;
+    if (!plan.ParseFromString(received->plan)) {
+      return absl::InternalError("the leader sent a plan that can't be read");
+    }
+    if (plan.epoch() != rank.epoch || plan.step() != received->step) {
+      return absl::InternalError(
+          absl::StrFormat("the leader sent a plan of epoch %d step %d, expected epoch %d step %d",
+                          plan.epoch(), plan.step(), rank.epoch, received->step));
+    }
+    if (rank.owner == nullptr) {
+      return absl::InternalError("the leader planned rows for a rank that owns no sequences");
+    }
+    rank.current_step->store(plan.step(), std::memory_order_relaxed);
+    const auto result = rank.owner->RunStep(plan, rank.exchange);
+    if (!result.ok()) return result.status();
+    if (absl::Status status = rank.control->SendResult(received->step, result->SerializeAsString());
+        !status.ok()) {
+      return status;
+    }
+  }
+  return absl::AbortedError("the epoch is over");
+}
+
+}  // namespace moe::engine

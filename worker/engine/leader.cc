@@ -1,0 +1,444 @@
+#include "worker/engine/leader.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_format.h"
+#include "worker/engine/request_check.h"
+
+namespace moe::engine {
+namespace {
+
+RequestLimits LimitsOf(const LeaderOptions& options) {
+  return {.max_context = options.max_context,
+          .vocab_size = options.vocab_size,
+          .max_logprobs = options.max_logprobs,
+          .kv_tokens_per_owner = int64_t{options.limits.kv_blocks_per_owner} *
+                                 options.limits.kv_block_tokens};
+}
+
+v1::Rejected QueueFull(uint64_t request, size_t num_live) {
+  v1::Rejected rejected;
+  rejected.set_request(request);
+  rejected.set_reason(v1::Rejected::QUEUE_FULL);
+  rejected.set_message(absl::StrFormat("%d sequences are running or waiting already", num_live));
+  return rejected;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Leader>> Leader::Create(LeaderOptions options, uint64_t epoch,
+                                                       EventSink* sink) {
+  const SchedulerLimits& limits = options.limits;
+  if (limits.num_owners < 1 || limits.max_sequences < 1 || limits.max_step_tokens < 1 ||
+      limits.kv_blocks_per_owner < 1 || limits.kv_block_tokens < 1 || options.max_queue < 0 ||
+      options.max_context < 2 || options.vocab_size < 1 || options.max_logprobs < 0) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "no sequence can run with %d owners, %d sequences, %d tokens in a step, %d KV blocks of %d "
+        "tokens, a queue of %d, a context of %d, a vocabulary of %d",
+        limits.num_owners, limits.max_sequences, limits.max_step_tokens, limits.kv_blocks_per_owner,
+        limits.kv_block_tokens, options.max_queue, options.max_context, options.vocab_size));
+  }
+  return std::unique_ptr<Leader>(new Leader(std::move(options), epoch, sink));
+}
+
+Leader::Leader(LeaderOptions options, uint64_t epoch, EventSink* sink)
+    : options_(std::move(options)),
+      sink_(sink),
+      epoch_(epoch),
+      // A leader after this one leads a later epoch, so that ids differ between leaders too.
+      next_stay_id_(epoch << 32),
+      pending_releases_(static_cast<size_t>(options_.limits.num_owners)) {
+  RecordCall();
+}
+
+std::optional<v1::Rejected> Leader::Submit(uint64_t client, v1::Submit submit, absl::Time now) {
+  const std::vector<int32_t> stop_tokens = StopTokens(submit.sampling(), options_.end_token_ids);
+  if (auto rejected = CheckRequest(submit, LimitsOf(options_), stop_tokens); rejected.has_value()) {
+    return rejected;
+  }
+  v1::SamplingParams* sampling = submit.mutable_sampling();
+  sampling->mutable_stop_token_ids()->Assign(stop_tokens.begin(), stop_tokens.end());
+  // The first token went out with them.
+  if (submit.generated_tokens_size() > 0) sampling->set_num_prompt_logprobs(-1);
+
+  const size_t max_live = (static_cast<size_t>(options_.limits.max_sequences) +
+                           static_cast<size_t>(options_.max_queue)) *
+                          (submit.generated_tokens_size() > 0 ? 2 : 1);
+  const absl::MutexLock lock(&mutex_);
+  const RequestKey key = {client, submit.request()};
+  if (live_.contains(key)) {
+    v1::Rejected rejected;
+    rejected.set_request(submit.request());
+    rejected.set_reason(v1::Rejected::INVALID);
+    rejected.set_message("a request with this number has not ended");
+    return rejected;
+  }
+  if (live_.size() >= max_live) return QueueFull(submit.request(), live_.size());
+  live_.emplace(key, false);
+  inbox_.emplace_back(SubmitEvent{.client = client, .submit = std::move(submit), .time = now});
+  return std::nullopt;
+}
+
+void Leader::Cancel(uint64_t client, uint64_t request) {
+  const absl::MutexLock lock(&mutex_);
+  const auto it = live_.find({client, request});
+  if (it == live_.end() || it->second) return;
+  it->second = true;
+  inbox_.emplace_back(CancelEvent{.client = client, .request = request});
+}
+
+void Leader::ClientGone(uint64_t client) {
+  const absl::MutexLock lock(&mutex_);
+  inbox_.emplace_back(ClientGoneEvent{.client = client});
+}
+
+void Leader::Wake() {
+  const absl::MutexLock lock(&mutex_);
+  wake_ = true;
+}
+
+v1::EngineStats Leader::stats() const {
+  const absl::MutexLock lock(&mutex_);
+  v1::EngineStats stats = stats_;
+  const size_t num_running = stats.num_running();
+  stats.set_num_waiting(
+      static_cast<uint32_t>(live_.size() > num_running ? live_.size() - num_running : 0));
+  return stats;
+}
+
+uint64_t Leader::num_engine_calls() const {
+  const absl::MutexLock lock(&mutex_);
+  return num_engine_calls_;
+}
+
+bool Leader::HasWork() const {
+  const absl::MutexLock lock(&mutex_);
+  return !inbox_.empty() || !live_.empty();
+}
+
+bool Leader::WaitForWork(absl::Duration timeout) {
+  const absl::MutexLock lock(&mutex_);
+  ++num_engine_calls_;
+  const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return wake_ || !inbox_.empty() || !live_.empty();
+  };
+  mutex_.AwaitWithTimeout(absl::Condition(&ready), timeout);
+  wake_ = false;
+  ++num_engine_calls_;
+  return !inbox_.empty() || !live_.empty();
+}
+
+void Leader::DrainInbox() {
+  std::deque<InboxEvent> inbox;
+  {
+    const absl::MutexLock lock(&mutex_);
+    inbox.swap(inbox_);
+  }
+  const auto forget = [this](RequestKey key) {
+    const auto it = age_of_request_.find(key);
+    if (it != age_of_request_.end()) Remove(sequences_.find(it->second));
+  };
+  for (InboxEvent& event : inbox) {
+    if (auto* submit = std::get_if<SubmitEvent>(&event)) {
+      Accept(std::move(*submit));
+    } else if (const auto* cancel = std::get_if<CancelEvent>(&event)) {
+      forget({cancel->client, cancel->request});
+    } else if (const auto* gone = std::get_if<ClientGoneEvent>(&event)) {
+      std::vector<RequestKey> keys;
+      for (const auto& [key, age] : age_of_request_) {
+        if (key.first == gone->client) keys.push_back(key);
+      }
+      for (const RequestKey& key : keys) forget(key);
+    }
+  }
+}
+
+void Leader::Accept(SubmitEvent event) {
+  Sequence sequence;
+  sequence.client = event.client;
+  sequence.request = event.submit.request();
+  const auto& prompt = event.submit.prompt_tokens();
+  sequence.prompt.assign(prompt.begin(), prompt.end());
+  const auto& generated = event.submit.generated_tokens();
+  sequence.generated.assign(generated.begin(), generated.end());
+  sequence.sampling = std::move(*event.submit.mutable_sampling());
+  sequence.submitted = event.time;
+  const Age age = {generated.empty() ? 1 : 0, next_arrival_++};
+  age_of_request_[{sequence.client, sequence.request}] = age;
+  sequences_.emplace(age, std::move(sequence));
+}
+
+void Leader::LeaveOwner(Sequence& sequence, bool owner_lost) {
+  if (sequence.owner < 0) return;
+  if (!owner_lost) pending_releases_[sequence.owner].push_back(sequence.stay_id);
+  sequence.owner = -1;
+  sequence.announced = false;
+  sequence.num_computed = 0;
+  sequence.num_reserved = 0;
+  // Computed again with the prompt, unless they are sent already.
+  sequence.prompt_logprobs.clear();
+}
+
+void Leader::Remove(std::map<Age, Sequence>::iterator it) {
+  Sequence& sequence = it->second;
+  LeaveOwner(sequence, /*owner_lost=*/false);
+  const RequestKey key = {sequence.client, sequence.request};
+  age_of_request_.erase(key);
+  sequences_.erase(it);
+  const absl::MutexLock lock(&mutex_);
+  live_.erase(key);
+}
+
+std::optional<v1::StepPlan> Leader::NextPlan(absl::Time now) {
+  plan_.reset();
+  age_of_plan_stay_.clear();
+  DrainInbox();
+
+  SchedulerState state;
+  std::vector<std::map<Age, Sequence>::iterator> iterators;  // by the scheduler's id
+  for (auto it = sequences_.begin(); it != sequences_.end(); ++it) {
+    const Sequence& sequence = it->second;
+    (sequence.owner < 0 ? state.waiting : state.running)
+        .push_back({.id = iterators.size(),
+                    .owner = sequence.owner,
+                    .num_tokens = sequence.num_tokens(),
+                    .num_computed = sequence.num_computed,
+                    .num_reserved = sequence.num_reserved});
+    iterators.push_back(it);
+  }
+  const ScheduleDecision decision = Schedule(state, options_.limits);
+
+  for (const uint64_t id : decision.preempted) {
+    LeaveOwner(iterators[id]->second, /*owner_lost=*/false);
+    ++num_preemptions_;
+  }
+  for (const Admission& admission : decision.admitted) {
+    Sequence& sequence = iterators[admission.id]->second;
+    sequence.owner = admission.owner;
+    sequence.stay_id = next_stay_id_++;
+    sequence.admitted = std::min(sequence.admitted, now);
+  }
+  if (!decision.slices.empty()) {
+    plan_.emplace();
+    plan_->set_epoch(epoch_);
+    plan_->set_step(++step_);
+    for (const ScheduledSlice& slice : decision.slices) {
+      AddSlice(slice, iterators[slice.id]->first, iterators[slice.id]->second);
+    }
+  }
+  RecordCall();
+  return plan_;
+}
+
+void Leader::AddSlice(const ScheduledSlice& scheduled, const Age& age, Sequence& sequence) {
+  const bool first_of_owner =
+      plan_->slices().empty() ||
+      plan_->slices(plan_->slices_size() - 1).owner() != static_cast<uint32_t>(scheduled.owner);
+  if (first_of_owner) {
+    for (const uint64_t stay_id : pending_releases_[scheduled.owner]) plan_->add_released(stay_id);
+  }
+  if (!sequence.announced) {
+    v1::NewSequence* added = plan_->add_new_sequences();
+    added->set_sequence_id(sequence.stay_id);
+    added->set_owner(static_cast<uint32_t>(scheduled.owner));
+    added->mutable_prompt_tokens()->Assign(sequence.prompt.begin(), sequence.prompt.end());
+    added->mutable_generated_tokens()->Assign(sequence.generated.begin(), sequence.generated.end());
+    *added->mutable_sampling() = sequence.sampling;
+    if (!sequence.generated.empty()) added->mutable_sampling()->set_num_prompt_logprobs(-1);
+    sequence.num_announced_tokens = sequence.num_tokens();
+  }
+  v1::SequenceSlice* slice = plan_->add_slices();
+  slice->set_sequence_id(sequence.stay_id);
+  slice->set_owner(static_cast<uint32_t>(scheduled.owner));
+  slice->set_start(static_cast<uint32_t>(scheduled.start));
+  slice->set_count(static_cast<uint32_t>(scheduled.count));
+  slice->set_sample(scheduled.sample);
+  if (scheduled.start >= sequence.num_announced_tokens) {
+    slice->set_token(sequence.generated[scheduled.start - sequence.prompt.size()]);
+  }
+  sequence.num_reserved = std::max(sequence.num_reserved, scheduled.start + scheduled.count);
+  age_of_plan_stay_[sequence.stay_id] = age;
+}
+
+absl::Status Leader::CheckResults(
+    absl::Span<const v1::StepResult> results,
+    absl::flat_hash_map<uint64_t, const v1::SequenceResult*>* result_of_stay) const {
+  for (const v1::StepResult& result : results) {
+    if (result.epoch() != plan_->epoch() || result.step() != plan_->step()) {
+      return absl::InternalError(absl::StrFormat(
+          "rank %d answers epoch %d step %d to the plan of epoch %d step %d", result.rank(),
+          result.epoch(), result.step(), plan_->epoch(), plan_->step()));
+    }
+    for (const v1::SequenceResult& sequence_result : result.results()) {
+      if (!age_of_plan_stay_.contains(sequence_result.sequence_id())) {
+        return absl::InternalError(absl::StrFormat("rank %d answers for sequence %d, not planned",
+                                                   result.rank(), sequence_result.sequence_id()));
+      }
+      if (!result_of_stay->emplace(sequence_result.sequence_id(), &sequence_result).second) {
+        return absl::InternalError(
+            absl::StrFormat("two results for sequence %d", sequence_result.sequence_id()));
+      }
+    }
+  }
+  for (const v1::SequenceSlice& slice : plan_->slices()) {
+    const auto it = result_of_stay->find(slice.sequence_id());
+    absl::Status status = CheckResult(slice, it == result_of_stay->end() ? nullptr : it->second);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Leader::CheckResult(const v1::SequenceSlice& slice,
+                                 const v1::SequenceResult* result) const {
+  if (result != nullptr && !result->error().empty()) return absl::OkStatus();
+  const bool sampled = result != nullptr && result->sampled();
+  if (sampled != slice.sample()) {
+    return absl::InternalError(absl::StrFormat("sequence %d should %sgive a token",
+                                               slice.sequence_id(), slice.sample() ? "" : "not "));
+  }
+  if (sampled && (result->token() < 0 || result->token() >= options_.vocab_size)) {
+    return absl::InternalError(absl::StrFormat("sequence %d drew token %d of a vocabulary of %d",
+                                               slice.sequence_id(), result->token(),
+                                               options_.vocab_size));
+  }
+  const Sequence& sequence = sequences_.at(age_of_plan_stay_.at(slice.sequence_id()));
+  if (sequence.sampling.num_prompt_logprobs() >= 0 && sequence.generated.empty()) {
+    // Row p gives the log-probability of the prompt token at p + 1.
+    const int64_t start = slice.start();
+    const int64_t last_row = static_cast<int64_t>(sequence.prompt.size()) - 1;
+    const int64_t num_wanted = std::max<int64_t>(
+        0, std::min(start + int64_t{slice.count()}, last_row) - start);
+    const int64_t num_given = result == nullptr ? 0 : result->prompt_logprobs_size();
+    if (num_given != num_wanted) {
+      return absl::InternalError(absl::StrFormat("sequence %d gave %d prompt log-probabilities of %d",
+                                                 slice.sequence_id(), num_given, num_wanted));
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::optional<v1::TokenEvent> Leader::CommitSlice(Sequence& sequence,
+                                                  const v1::SequenceSlice& slice,
+                                                  const v1::SequenceResult* result,
+                                                  absl::Time now) {
+  sequence.announced = true;
+  sequence.num_computed = static_cast<int>(slice.start() + slice.count());
+  num_prompt_tokens_ += slice.count() - (slice.has_token() ? 1 : 0);
+
+  v1::TokenEvent event;
+  event.set_request(sequence.request);
+  event.set_position(static_cast<uint32_t>(sequence.generated.size()));
+  if (result != nullptr && !result->error().empty()) {
+    event.set_finish(v1::TokenEvent::ERROR);
+    event.set_error(result->error());
+    return event;
+  }
+  if (result != nullptr && sequence.generated.empty()) {
+    sequence.prompt_logprobs.insert(sequence.prompt_logprobs.end(),
+                                    result->prompt_logprobs().begin(),
+                                    result->prompt_logprobs().end());
+  }
+  if (!slice.sample()) return std::nullopt;
+
+  event.set_token(result->token());
+  if (sequence.sampling.num_logprobs() >= 0) {
+    event.set_logprob(result->logprob());
+    *event.mutable_top_logprobs() = result->top_logprobs();
+  }
+  if (sequence.generated.empty()) {
+    event.mutable_prompt_logprobs()->Assign(sequence.prompt_logprobs.begin(),
+                                            sequence.prompt_logprobs.end());
+    sequence.prompt_logprobs = {};
+    event.set_queue_seconds(absl::ToDoubleSeconds(sequence.admitted - sequence.submitted));
+    event.set_prefill_seconds(absl::ToDoubleSeconds(now - sequence.admitted));
+  }
+  sequence.generated.push_back(result->token());
+  ++num_generated_tokens_;
+  const auto& stops = sequence.sampling.stop_token_ids();
+  if (std::binary_search(stops.begin(), stops.end(), result->token())) {
+    event.set_finish(v1::TokenEvent::STOP);
+  } else if (sequence.generated.size() >= sequence.sampling.max_tokens() ||
+             sequence.num_tokens() >= options_.max_context) {
+    event.set_finish(v1::TokenEvent::LENGTH);
+  }
+  return event;
+}
+
+absl::Status Leader::Commit(const v1::StepPlan& plan, absl::Span<const v1::StepResult> results,
+                            absl::Time now) {
+  if (!plan_.has_value() || plan.epoch() != plan_->epoch() || plan.step() != plan_->step()) {
+    return absl::InternalError(absl::StrFormat("epoch %d step %d is not the step that runs",
+                                               plan.epoch(), plan.step()));
+  }
+  absl::flat_hash_map<uint64_t, const v1::SequenceResult*> result_of_stay;
+  if (absl::Status status = CheckResults(results, &result_of_stay); !status.ok()) return status;
+
+  // Releases that this plan carried. What is added below belongs to a later plan.
+  for (const v1::SequenceSlice& slice : plan_->slices()) pending_releases_[slice.owner()].clear();
+
+  std::map<uint64_t, v1::StepEvents> events_of_client;
+  for (const v1::SequenceSlice& slice : plan_->slices()) {
+    const auto it = sequences_.find(age_of_plan_stay_.at(slice.sequence_id()));
+    const auto result = result_of_stay.find(slice.sequence_id());
+    std::optional<v1::TokenEvent> event =
+        CommitSlice(it->second, slice, result == result_of_stay.end() ? nullptr : result->second,
+                    now);
+    if (!event.has_value()) continue;
+    const bool finished = event->finish() != v1::TokenEvent::NONE;
+    *events_of_client[it->second.client].add_events() = *std::move(event);
+    if (finished) Remove(it);
+  }
+  const uint64_t epoch = plan_->epoch();
+  const uint64_t step = plan_->step();
+  plan_.reset();
+  age_of_plan_stay_.clear();
+  RecordCall();
+  for (auto& [client, events] : events_of_client) {
+    events.set_epoch(epoch);
+    events.set_step(step);
+    sink_->OnEvents(client, std::move(events));
+  }
+  return absl::OkStatus();
+}
+
+void Leader::OnEpochChanged(uint64_t epoch, absl::Span<const int> lost_owners) {
+  epoch_ = epoch;
+  step_ = 0;
+  plan_.reset();
+  age_of_plan_stay_.clear();
+  for (const int owner : lost_owners) {
+    if (owner < 0 || owner >= options_.limits.num_owners) continue;
+    pending_releases_[owner].clear();
+    for (auto& [age, sequence] : sequences_) {
+      if (sequence.owner == owner) LeaveOwner(sequence, /*owner_lost=*/true);
+    }
+  }
+  RecordCall();
+}
+
+void Leader::RecordCall() {
+  uint32_t num_running = 0;
+  int64_t num_blocks = 0;
+  for (const auto& [age, sequence] : sequences_) {
+    if (sequence.owner < 0) continue;
+    ++num_running;
+    num_blocks += NumKvBlocks(std::max(sequence.num_computed, sequence.num_reserved),
+                              options_.limits.kv_block_tokens);
+  }
+  const double num_all_blocks = static_cast<double>(options_.limits.kv_blocks_per_owner) *
+                                static_cast<double>(options_.limits.num_owners);
+  const absl::MutexLock lock(&mutex_);
+  ++num_engine_calls_;
+  stats_.set_epoch(epoch_);
+  stats_.set_step(step_);
+  stats_.set_num_running(num_running);
+  stats_.set_kv_usage(static_cast<double>(num_blocks) / num_all_blocks);
+  stats_.set_num_preemptions(num_preemptions_);
+  stats_.set_num_prompt_tokens(num_prompt_tokens_);
+  stats_.set_num_generated_tokens(num_generated_tokens_);
+}
+
+}  // namespace moe::engine

@@ -1,0 +1,566 @@
+// Dispatch, Combine and serving. See shared_memory_group.h for who writes what.
+#include "worker/exchange/shared_memory_group.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace moe::exchange {
+namespace {
+
+// A request with this step is a canary of Connect.
+constexpr uint64_t kCanaryStep = ~uint64_t{0};
+
+uint64_t NanosecondsSince(Clock::time_point start) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
+}
+
+void Add(std::atomic<uint64_t>& counter, uint64_t value) {
+  counter.fetch_add(value, std::memory_order_relaxed);
+}
+
+uint64_t BitOf(int rank) { return uint64_t{1} << (rank % 64); }
+
+// FNV-1a over what a replicated Dispatch is about: ranks that compute the same have the same.
+uint64_t DigestOf(uint64_t step, int layer, int num_rows, absl::Span<const int32_t> expert_ids) {
+  uint64_t hash = 0xcbf29ce484222325;
+  const auto mix = [&hash](uint64_t value) { hash = (hash ^ value) * 0x100000001b3; };
+  mix(step);
+  mix(static_cast<uint64_t>(layer));
+  mix(static_cast<uint64_t>(num_rows));
+  for (const int32_t expert : expert_ids) mix(static_cast<uint64_t>(expert));
+  return hash;
+}
+
+}  // namespace
+
+RankGroup::RankGroup(std::shared_ptr<Segment> segment, const GroupShape& shape, int rank,
+                     LocalExperts* experts, const SharedMemoryOptions& options)
+    : segment_(std::move(segment)),
+      shape_(shape),
+      rank_(rank),
+      num_mailboxes_(shape.replicated ? 0 : shape.num_attention_ranks),
+      experts_(experts),
+      options_(options),
+      bells_(segment_->bells()),
+      router_(shape),
+      asked_((shape.num_ranks + 63) / 64),
+      num_asked_(shape.num_ranks),
+      ring_masks_(Doorbells::NumBells(shape.num_ranks)),
+      num_served_(num_mailboxes_),
+      served_step_(num_mailboxes_),
+      served_layer_(num_mailboxes_, -1),
+      named_in_(shape.num_ranks) {
+  if (shape.replicated) {
+    const size_t bytes = sizeof(kernels::BFloat16) * shape.max_rows * shape.hidden;
+    private_rows_.reset(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
+    rows_ = static_cast<kernels::BFloat16*>(private_rows_.get());
+  } else if (is_owner()) {
+    rows_ = segment_->rows(rank);
+  }
+}
+
+// ---- Waiting
+
+absl::Status RankGroup::AbortedStatus() const {
+  absl::MutexLock lock(&abort_mutex_);
+  return absl::AbortedError(abort_reason_);
+}
+
+absl::Status RankGroup::Usable() const {
+  if (aborted_.load(std::memory_order_acquire)) return AbortedStatus();
+  if (!failure_.ok()) return failure_;
+  if (phase_ != Phase::kReady) {
+    return absl::FailedPreconditionError("the exchange is not connected");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankGroup::Fail(absl::Status status) {
+  if (failure_.ok() && !absl::IsAborted(status)) failure_ = status;
+  return status;
+}
+
+absl::Status RankGroup::DeadlineMissed(int suspect, absl::string_view what) {
+  suspect_.store(suspect, std::memory_order_relaxed);
+  return absl::DeadlineExceededError(absl::StrCat(Name(suspect), " ", what));
+}
+
+void RankGroup::Abort(std::string_view reason) {
+  {
+    absl::MutexLock lock(&abort_mutex_);
+    if (!aborted_.load(std::memory_order_relaxed)) abort_reason_ = std::string(reason);
+    aborted_.store(true, std::memory_order_release);
+  }
+  // Always: a peer may have died after it marked this rank as woken and before it woke it.
+  bells_.RingAlways(rank_);
+}
+
+absl::Status RankGroup::WaitServing(absl::FunctionRef<bool()> done, Clock::time_point deadline,
+                                    absl::FunctionRef<void()> nudge,
+                                    std::atomic<uint64_t>* asleep_ns) {
+  const bool has_deadline = deadline != Clock::time_point::max();
+  Clock::time_point idle_since = Clock::now();
+  Clock::time_point wake_at =
+      has_deadline ? idle_since + (deadline - idle_since) / 2 : Clock::time_point::max();
+  const auto spin = absl::ToChronoNanoseconds(options_.spin);
+  while (true) {
+    if (aborted_.load(std::memory_order_acquire)) return AbortedStatus();
+    if (done()) return absl::OkStatus();
+    absl::StatusOr<bool> served = ServePending();
+    if (!served.ok()) return served.status();
+    const Clock::time_point now = Clock::now();
+    if (has_deadline && now >= wake_at && !done()) {
+      if (now >= deadline) return absl::DeadlineExceededError("");
+      nudge();
+      wake_at = deadline;
+    }
+    if (*served) {
+      idle_since = now;
+      continue;
+    }
+    if (now - idle_since < spin) {
+      std::this_thread::yield();
+      if (asleep_ns != nullptr) Add(*asleep_ns, NanosecondsSince(now));
+      continue;
+    }
+    const uint32_t ticket = bells_.Prepare(rank_);
+    if (aborted_.load(std::memory_order_acquire) || done() || HasRequest()) {
+      bells_.Cancel(rank_);
+      continue;
+    }
+    bells_.Sleep(rank_, ticket, wake_at);
+    if (asleep_ns != nullptr) Add(*asleep_ns, NanosecondsSince(now));
+    idle_since = Clock::now();
+  }
+}
+
+// ---- Serving other owners
+
+bool RankGroup::HasRequest() const {
+  const SharedWord* requests = segment_->requests(rank_);
+  for (int owner = 0; owner < num_mailboxes_; ++owner) {
+    if (requests[owner].load(std::memory_order_acquire) != num_served_[owner]) return true;
+  }
+  return false;
+}
+
+absl::StatusOr<bool> RankGroup::ServePending() {
+  bool served = false;
+  const SharedWord* requests = segment_->requests(rank_);
+  for (int owner = 0; owner < num_mailboxes_; ++owner) {
+    const uint64_t number = requests[owner].load(std::memory_order_acquire);
+    if (number == num_served_[owner]) continue;
+    const Clock::time_point start = Clock::now();
+    if (absl::Status status = Serve(owner, number); !status.ok()) return status;
+    Add(serve_ns_, NanosecondsSince(start));
+    served = true;
+  }
+  return served;
+}
+
+absl::Status RankGroup::Serve(int owner, uint64_t number) {
+  if (number != num_served_[owner] + 1) {
+    return absl::InternalError(
+        absl::StrCat("the mailbox of ", Name(owner), " is corrupt: request ", number, " after ",
+                     num_served_[owner]));
+  }
+  num_served_[owner] = number;
+  Request request;
+  std::memcpy(&request, &segment_->request(owner, rank_), sizeof(request));
+  if (absl::Status status = CopyPairs(owner, request); !status.ok()) return status;
+  if (request.step == kCanaryStep) {
+    if (absl::Status status = ServeCanary(owner); !status.ok()) return status;
+  } else {
+    if (absl::Status status = CheckWork(owner, request); !status.ok()) return status;
+    experts_->Run(request.layer, serving_pairs_, segment_->rows(owner), segment_->results(owner));
+  }
+  Answer(owner);
+  return absl::OkStatus();
+}
+
+absl::Status RankGroup::CopyPairs(int owner, const Request& request) {
+  if (request.num_pairs < 1 || request.first_pair < 0 ||
+      int64_t{request.first_pair} + request.num_pairs > max_pairs()) {
+    return absl::InternalError(absl::StrCat("the mailbox of ", Name(owner), " is corrupt: ",
+                                            request.num_pairs, " pairs at ", request.first_pair));
+  }
+  const RoutedRow* pairs = segment_->pairs(owner) + request.first_pair;
+  serving_pairs_.assign(pairs, pairs + request.num_pairs);
+  for (const RoutedRow& pair : serving_pairs_) {
+    if (pair.out_row < 0 || pair.out_row >= max_pairs() ||
+        pair.x_row != pair.out_row / shape_.top_k) {
+      return absl::InternalError(absl::StrCat("the mailbox of ", Name(owner), " is corrupt: row ",
+                                              pair.x_row, " to ", pair.out_row));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankGroup::CheckWork(int owner, const Request& request) {
+  // The leader sends a plan only when all owners have finished the step before, and owners start a
+  // step only after its plan: so the plan's step is the only one that work can be of.
+  const PlanHead& plan = segment_->plan_head();
+  const bool has_plan = plan.number.load(std::memory_order_acquire) != 0;
+  const uint64_t step = plan.step.load(std::memory_order_acquire);
+  if (!has_plan || request.step != step) {
+    return absl::InternalError(absl::StrCat("unexpected step: ", Name(owner), " sent step ",
+                                            request.step, " while ", has_plan ? "step " : "no step",
+                                            has_plan ? absl::StrCat(step) : "", " is current"));
+  }
+  const int last_layer = served_step_[owner] == request.step ? served_layer_[owner] : -1;
+  if (request.layer < 0 || request.layer >= shape_.num_layers || request.layer <= last_layer) {
+    return absl::InternalError(absl::StrCat("unexpected step: ", Name(owner), " sent layer ",
+                                            request.layer, " of step ", request.step, " after layer ",
+                                            last_layer));
+  }
+  served_step_[owner] = request.step;
+  served_layer_[owner] = request.layer;
+  for (size_t i = 0; i < serving_pairs_.size(); ++i) {
+    const RoutedRow& pair = serving_pairs_[i];
+    if (pair.expert < 0 || pair.expert >= shape_.num_experts ||
+        shape_.rank_of_expert[pair.expert] != rank_) {
+      return absl::InternalError(absl::StrCat("the mailbox of ", Name(owner),
+                                              " is corrupt: expert ", pair.expert,
+                                              " is not held here"));
+    }
+    if (i > 0 && std::pair(serving_pairs_[i - 1].expert, serving_pairs_[i - 1].out_row) >=
+                     std::pair(pair.expert, pair.out_row)) {
+      return absl::InternalError(
+          absl::StrCat("the mailbox of ", Name(owner), " is corrupt: its rows are out of order"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void RankGroup::Answer(int owner) {
+  // Releases the result rows to the owner, which acquires the word. One atomic operation both
+  // answers and learns whether others are missing, so that only the last rank rings. (Of each 64
+  // ranks: the owner looks at all words.)
+  const uint64_t before = segment_->unanswered(owner)[rank_ / 64].fetch_and(
+      ~BitOf(rank_), std::memory_order_acq_rel);
+  if ((before & ~BitOf(rank_)) == 0) bells_.Ring(owner);
+}
+
+// ---- Asking other ranks
+
+void RankGroup::Post(uint64_t step, int layer, absl::Span<const Parcel> parcels) {
+  std::fill(asked_.begin(), asked_.end(), 0);
+  std::fill(ring_masks_.begin(), ring_masks_.end(), 0);
+  for (const Parcel& parcel : parcels) {
+    segment_->request(rank_, parcel.rank) = {step, layer, parcel.num_pairs, parcel.first_pair, 0};
+    asked_[parcel.rank / 64] |= BitOf(parcel.rank);
+    ring_masks_[parcel.rank / Doorbells::kRanksPerBell] |=
+        uint32_t{1} << (parcel.rank % Doorbells::kRanksPerBell);
+  }
+  // No rank answers before its request word below is advanced, which releases these.
+  for (size_t i = 0; i < asked_.size(); ++i) {
+    segment_->unanswered(rank_)[i].store(asked_[i], std::memory_order_relaxed);
+  }
+  for (const Parcel& parcel : parcels) {
+    segment_->requests(parcel.rank)[rank_].store(++num_asked_[parcel.rank],
+                                                 std::memory_order_release);
+  }
+  bells_.RingMany(ring_masks_);
+}
+
+bool RankGroup::AllAnswered() const {
+  for (size_t i = 0; i < asked_.size(); ++i) {
+    if ((segment_->unanswered(rank_)[i].load(std::memory_order_acquire) & asked_[i]) != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+int RankGroup::FirstUnanswered() const {
+  for (size_t i = 0; i < asked_.size(); ++i) {
+    const uint64_t bits =
+        segment_->unanswered(rank_)[i].load(std::memory_order_acquire) & asked_[i];
+    if (bits != 0) return static_cast<int>(i) * 64 + std::countr_zero(bits);
+  }
+  return -1;
+}
+
+void RankGroup::NudgeUnanswered() const {
+  for (int rank = 0; rank < shape_.num_ranks; ++rank) {
+    const uint64_t bits = segment_->unanswered(rank_)[rank / 64].load(std::memory_order_acquire);
+    if ((bits & asked_[rank / 64] & BitOf(rank)) != 0) bells_.RingAlways(rank);
+  }
+}
+
+absl::Status RankGroup::Dispatch(uint64_t step, int layer, int num_rows,
+                                 const int32_t* expert_ids) {
+  const Clock::time_point start = Clock::now();
+  if (absl::Status status = Usable(); !status.ok()) return status;
+  if (!is_owner()) {
+    return absl::FailedPreconditionError(absl::StrCat(Name(rank_), " owns no rows"));
+  }
+  if (outstanding_) return absl::FailedPreconditionError("Dispatch before Combine");
+  if (num_rows < 1 || num_rows > shape_.max_rows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(num_rows, " rows, not in [1, ", shape_.max_rows, "]"));
+  }
+  if (layer < 0 || layer >= shape_.num_layers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer ", layer, " of ", shape_.num_layers, " layers"));
+  }
+  if (has_dispatched_ && std::pair(step, layer) <= std::pair(dispatch_step_, dispatch_layer_)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("layer ", layer, " of step ", step, " after layer ", dispatch_layer_,
+                     " of step ", dispatch_step_));
+  }
+  // Acquire: the plan that allowed this step happens before what is posted below.
+  const uint64_t current = segment_->plan_head().step.load(std::memory_order_acquire);
+  if (shape_.num_ranks > 1 && (plan_number_ == 0 || plan_step_ != step || current != step)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("step ", step, " has no plan: the current plan is of step ", current));
+  }
+  const absl::Span<const int32_t> experts(expert_ids, size_t{static_cast<uint32_t>(num_rows)} *
+                                                          shape_.top_k);
+  for (const int32_t expert : experts) {
+    if (expert < 0 || expert >= shape_.num_experts) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("expert ", expert, " of ", shape_.num_experts, " experts"));
+    }
+  }
+
+  router_.Sort(num_rows, expert_ids);
+  outstanding_ = true;
+  has_dispatched_ = true;
+  dispatch_step_ = step;
+  dispatch_layer_ = layer;
+  num_rows_ = num_rows;
+  if (shape_.replicated) {
+    ++num_dispatches_;
+    digest_ = DigestOf(step, layer, num_rows, experts);
+  } else {
+    const absl::Span<const RoutedRow> pairs = router_.pairs();
+    std::memcpy(segment_->pairs(rank_), pairs.data(), pairs.size() * sizeof(RoutedRow));
+    parcels_.clear();
+    for (int rank = 0; rank < shape_.num_ranks; ++rank) {
+      const int32_t first = router_.begin(rank);
+      const int32_t count = router_.begin(rank + 1) - first;
+      if (rank != rank_ && count > 0) parcels_.push_back({rank, first, count});
+    }
+    Post(step, layer, parcels_);
+    Add(dispatch_bytes_, static_cast<uint64_t>(router_.num_rows_sent(rank_)) * shape_.hidden *
+                             sizeof(kernels::BFloat16));
+  }
+  Add(dispatch_ns_, NanosecondsSince(start));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const kernels::BFloat16*> RankGroup::Combine() {
+  if (absl::Status status = Usable(); !status.ok()) return status;
+  if (!outstanding_) return absl::FailedPreconditionError("Combine without Dispatch");
+  const absl::Span<const RoutedRow> own = router_.pairs_of(rank_);
+  kernels::BFloat16* results = shape_.replicated
+                                   ? segment_->shared_results(static_cast<int>(num_dispatches_ % 2))
+                                   : segment_->results(rank_);
+  if (!own.empty()) experts_->Run(dispatch_layer_, own, rows_, results);
+
+  absl::Status status;
+  if (shape_.replicated) {
+    status = CombineReplicated();
+  } else {
+    // Counted from here: the others had the time that this rank's own rows took, too.
+    status = WaitServing([this] { return AllAnswered(); }, After(options_.step_deadline),
+                         [this] { NudgeUnanswered(); }, &combine_wait_ns_);
+    if (absl::IsDeadlineExceeded(status)) {
+      status = DeadlineMissed(FirstUnanswered(),
+                              absl::StrCat("did not answer layer ", dispatch_layer_, " of step ",
+                                           dispatch_step_));
+    }
+  }
+  if (!status.ok()) return Fail(std::move(status));
+  outstanding_ = false;
+  const uint64_t num_foreign = router_.pairs().size() - own.size();
+  Add(combine_bytes_, num_foreign * shape_.hidden * sizeof(kernels::BFloat16));
+  return results;
+}
+
+// Every rank writes the outputs of its experts into one of two buffers, chosen by the parity of the
+// dispatch's number, and arrives at a barrier. Two buffers are enough: a rank writes into a buffer
+// again in Combine n + 2, which it enters only after its Combine n + 1 returned, hence after every
+// rank arrived at barrier n + 1, hence after every rank called Dispatch n + 1, with which it gave
+// up the outputs of n. The same holds for the digests.
+absl::Status RankGroup::CombineReplicated() {
+  const int buffer = static_cast<int>(num_dispatches_ % 2);
+  segment_->digest(buffer, rank_).store(digest_, std::memory_order_relaxed);
+  Arrive();
+  absl::Status status = WaitForAll(
+      After(options_.step_deadline),
+      absl::StrCat("did not reach layer ", dispatch_layer_, " of step ", dispatch_step_),
+      &combine_wait_ns_);
+  if (!status.ok()) return status;
+  for (int rank = 0; rank < shape_.num_ranks; ++rank) {
+    if (segment_->digest(buffer, rank).load(std::memory_order_relaxed) != digest_) {
+      return absl::InternalError(absl::StrCat("unexpected step: ", Name(rank),
+                                              " dispatched other rows than ", Name(rank_),
+                                              " in layer ", dispatch_layer_, " of step ",
+                                              dispatch_step_));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// ---- Barriers
+
+void RankGroup::Arrive() {
+  // Sequentially consistent, as the loads of AllArrived: of two ranks that arrive at once, at least
+  // one sees both, so somebody rings the sleepers. Also releases what was written before.
+  segment_->arrival(rank_).exchange(++barrier_, std::memory_order_seq_cst);
+  if (!AllArrived()) return;
+  std::fill(ring_masks_.begin(), ring_masks_.end(), 0);
+  for (int rank = 0; rank < shape_.num_ranks; ++rank) {
+    if (rank == rank_) continue;
+    ring_masks_[rank / Doorbells::kRanksPerBell] |= uint32_t{1}
+                                                    << (rank % Doorbells::kRanksPerBell);
+  }
+  bells_.RingMany(ring_masks_);
+}
+
+bool RankGroup::AllArrived() const { return FirstAbsent() < 0; }
+
+int RankGroup::FirstAbsent() const {
+  for (int rank = 0; rank < shape_.num_ranks; ++rank) {
+    if (segment_->arrival(rank).load(std::memory_order_seq_cst) < barrier_) return rank;
+  }
+  return -1;
+}
+
+absl::Status RankGroup::WaitForAll(Clock::time_point deadline, absl::string_view what,
+                                   std::atomic<uint64_t>* asleep_ns) {
+  const auto nudge = [this] {
+    for (int rank = 0; rank < shape_.num_ranks; ++rank) {
+      if (segment_->arrival(rank).load(std::memory_order_seq_cst) < barrier_) {
+        bells_.RingAlways(rank);
+      }
+    }
+  };
+  absl::Status status = WaitServing([this] { return AllArrived(); }, deadline, nudge, asleep_ns);
+  if (!absl::IsDeadlineExceeded(status)) return status;
+  return DeadlineMissed(FirstAbsent(), what);
+}
+
+// ---- Joining
+
+namespace {
+
+// What a canary row holds, and what comes back: both depend on the rank, and neither is what fresh
+// memory holds.
+kernels::BFloat16 CanaryValue(int owner, int row, int i) {
+  return {static_cast<uint16_t>(0x3c00 + owner * 251 + row * 17 + i)};
+}
+kernels::BFloat16 EchoValue(kernels::BFloat16 value, int rank) {
+  return {static_cast<uint16_t>(value.bits ^ (0xa5a5 + rank))};
+}
+
+}  // namespace
+
+absl::Status RankGroup::ServeCanary(int owner) {
+  if (phase_ != Phase::kConnecting) {
+    return absl::InternalError(absl::StrCat("unexpected step: canary from ", Name(owner)));
+  }
+  for (const RoutedRow& pair : serving_pairs_) {
+    const kernels::BFloat16* x = segment_->rows(owner) + size_t{1} * pair.x_row * shape_.hidden;
+    kernels::BFloat16* out = segment_->results(owner) + size_t{1} * pair.out_row * shape_.hidden;
+    for (int i = 0; i < shape_.hidden; ++i) out[i] = EchoValue(x[i], rank_);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankGroup::SendCanaries(Clock::time_point deadline) {
+  kernels::BFloat16* rows = segment_->rows(rank_);
+  int next_rank = 0;
+  while (next_rank < shape_.num_ranks) {
+    // As many ranks at once as there are result rows.
+    parcels_.clear();
+    for (; next_rank < shape_.num_ranks && static_cast<int64_t>(parcels_.size()) < max_pairs();
+         ++next_rank) {
+      if (next_rank == rank_) continue;
+      const int32_t out_row = static_cast<int32_t>(parcels_.size());
+      const int32_t row = out_row / shape_.top_k;
+      segment_->pairs(rank_)[out_row] = {-1, row, out_row};
+      parcels_.push_back({next_rank, out_row, 1});
+      for (int i = 0; i < shape_.hidden; ++i) {
+        rows[size_t{1} * row * shape_.hidden + i] = CanaryValue(rank_, row, i);
+      }
+    }
+    Post(kCanaryStep, -1, parcels_);
+    absl::Status status = WaitServing([this] { return AllAnswered(); }, deadline,
+                                      [this] { NudgeUnanswered(); }, nullptr);
+    if (absl::IsDeadlineExceeded(status)) {
+      return DeadlineMissed(FirstUnanswered(), "did not answer the canary");
+    }
+    if (!status.ok()) return status;
+    for (const Parcel& parcel : parcels_) {
+      const int row = parcel.first_pair / shape_.top_k;
+      const kernels::BFloat16* out =
+          segment_->results(rank_) + size_t{1} * parcel.first_pair * shape_.hidden;
+      for (int i = 0; i < shape_.hidden; ++i) {
+        if (out[i].bits != EchoValue(CanaryValue(rank_, row, i), parcel.rank).bits) {
+          return absl::InternalError(
+              absl::StrCat("the canary came back from ", Name(parcel.rank), " with wrong bits"));
+        }
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankGroup::CheckCanaryDigests() const {
+  for (int rank = 0; rank < shape_.num_ranks; ++rank) {
+    const uint64_t digest = segment_->digest(0, rank).load(std::memory_order_relaxed);
+    if (digest != kCanaryStep - static_cast<uint64_t>(rank)) {
+      return absl::InternalError(absl::StrCat("the canary of ", Name(rank), " has wrong bits"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankGroup::Connect() {
+  if (aborted_.load(std::memory_order_acquire)) return AbortedStatus();
+  if (phase_ != Phase::kNew) return absl::FailedPreconditionError("Connect was called before");
+  phase_ = Phase::kConnecting;
+  const Clock::time_point deadline = After(options_.join_deadline);
+  Arrive();
+  absl::Status status = WaitForAll(deadline, "did not join", nullptr);
+  if (status.ok() && shape_.replicated) {
+    // No mailboxes here: the words that every layer compares carry the canary.
+    segment_->digest(0, rank_).store(kCanaryStep - static_cast<uint64_t>(rank_),
+                                     std::memory_order_relaxed);
+  } else if (status.ok() && is_owner()) {
+    status = SendCanaries(deadline);
+  }
+  if (status.ok()) {
+    // Served until all owners have their echoes: no canary is under way after this.
+    Arrive();
+    status = WaitForAll(deadline, "did not finish the canary exchange", nullptr);
+  }
+  if (status.ok() && shape_.replicated) status = CheckCanaryDigests();
+  if (!status.ok()) return Fail(std::move(status));
+  phase_ = Phase::kReady;
+  return absl::OkStatus();
+}
+
+ExchangeStats RankGroup::stats() const {
+  const auto seconds = [](const std::atomic<uint64_t>& ns) {
+    return static_cast<double>(ns.load(std::memory_order_relaxed)) * 1e-9;
+  };
+  ExchangeStats stats;
+  stats.dispatch_seconds = seconds(dispatch_ns_);
+  stats.combine_wait_seconds = seconds(combine_wait_ns_);
+  stats.serve_seconds = seconds(serve_ns_);
+  stats.dispatch_bytes = dispatch_bytes_.load(std::memory_order_relaxed);
+  stats.combine_bytes = combine_bytes_.load(std::memory_order_relaxed);
+  return stats;
+}
+
+}  // namespace moe::exchange
