@@ -65,7 +65,8 @@ class EngineService::Stream final : public grpc::ServerBidiReactor<GatewayMessag
   void Begin() { StartRead(&received_); }
 
   // Ends the stream; its requests are forgotten at the next step.
-  void End(grpc::Status status) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  void End(grpc::Status status) {
+    service_->mutex_.AssertHeld();
     if (ended_) return;
     ended_ = true;
     ended_at_ = absl::Now();
@@ -115,7 +116,8 @@ class EngineService::Stream final : public grpc::ServerBidiReactor<GatewayMessag
   }
 
   // Takes the message that was received.
-  void Handle() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  void Handle() {
+    service_->mutex_.AssertHeld();
     engine::Leader* leader = service_->leader_;
     switch (received_.message_case()) {
       case GatewayMessage::kGreeting:
@@ -199,12 +201,14 @@ void EngineService::Register(grpc::ServerBuilder* builder) {
   builder->RegisterService(this);
   builder->SetMaxReceiveMessageSize(kMaxReceivedBytes);
   builder->SetMaxSendMessageSize(kMaxSentBytes);
-  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options_.max_streams);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 2 * options_.max_streams);
   builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 8 << 10);
-  // A gateway whose machine is gone is noticed.
+  // A gateway whose machine is gone is noticed, and gateways may look after this one likewise.
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5000);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
 }
 
 void EngineService::SetLeader(engine::Leader* leader) {
@@ -225,6 +229,7 @@ void EngineService::Shutdown() {
   const absl::MutexLock lock(&mutex_);
   shut_down_ = true;
   EndStreams("this worker shuts down");
+  leader_ = nullptr;
 }
 
 void EngineService::EndStreams(absl::string_view why) {

@@ -61,7 +61,7 @@ class EngineService final : public engine::v1::Engine::CallbackService, public e
   // This rank leads no more: ends all streams with UNAVAILABLE. When it returns, the leader is not
   // used any more.
   void ClearLeader();
-  // Ends all streams with UNAVAILABLE and refuses new ones. Idempotent.
+  // As ClearLeader, and refuses new streams for ever. Idempotent.
   void Shutdown();
 
   int num_streams() const;
