@@ -83,7 +83,7 @@ int PrintStatus(const InspectOptions& options) {
   }
   std::printf("%s  epoch %d  %s\n", status->value("phase", "?").c_str(), status->value("epoch", 0),
               status->value("layout", "").c_str());
-  if (const std::string reason = status->value("reason", ""); !reason.empty()) {
+  if (const std::string reason = status->value("phase_reason", ""); !reason.empty()) {
     std::printf("reason: %s\n", reason.c_str());
   }
   std::printf("KV cache: %d tokens\n\n", status->value("kv_capacity_tokens", 0));
@@ -95,7 +95,7 @@ int PrintStatus(const InspectOptions& options) {
                 FormatRanges(worker.value("experts", Json::array())).c_str(),
                 FormatBytes(worker.value("loaded_bytes", uint64_t{0})).c_str(),
                 FormatBytes(worker.value("resident_bytes", uint64_t{0})).c_str(),
-                worker.value("busy_seconds", 0.0), worker.value("num_failures", 0),
+                worker.value("busy_seconds", 0.0), worker.value("failures", 0),
                 worker.value("metrics_address", "").c_str());
   }
   std::printf("\n* owns sequences: attention, KV cache, sampling\n");

@@ -88,8 +88,8 @@ void PagedAttention(const Context& context, const AttentionSlice* slices, int nu
   if (num_used == 0) return;
   // Short contexts: enough KV heads in a task to be worth taking it.
   constexpr int64_t kKeysPerTask = 512;
-  const int heads_per_task = static_cast<int>(std::clamp<int64_t>(
-      kKeysPerTask * num_used / total_keys, 1, cache.num_kv_heads));
+  const int heads_per_task = static_cast<int>(
+      std::clamp<int64_t>(kKeysPerTask * num_used / total_keys, 1, cache.num_kv_heads));
   const int num_head_blocks = (cache.num_kv_heads + heads_per_task - 1) / heads_per_task;
 
   std::vector<SliceTasks> slice_tasks(num_slices);
@@ -102,9 +102,9 @@ void PagedAttention(const Context& context, const AttentionSlice* slices, int nu
   }
 
   const auto run_task = [&](int task, float* scores, int64_t scores_stride) {
-    const auto after =
-        std::upper_bound(slice_tasks.begin(), slice_tasks.end(), task,
-                         [](int value, const SliceTasks& other) { return value < other.first_task; });
+    const auto after = std::upper_bound(
+        slice_tasks.begin(), slice_tasks.end(), task,
+        [](int value, const SliceTasks& other) { return value < other.first_task; });
     const auto slice_idx = (after - slice_tasks.begin()) - 1;
     const AttentionSlice& slice = slices[slice_idx];
     const int in_slice = task - slice_tasks[slice_idx].first_task;

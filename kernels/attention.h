@@ -22,8 +22,9 @@ struct KvLayerView {
   int head_dim = 0;
 };
 
-// A run of rows of one sequence: positions [start, start + count), rows [first_row, first_row + count)
-// of the batch. `block_table` lists the blocks of the sequence and covers start + count tokens.
+// A run of rows of one sequence: positions [start, start + count), rows [first_row, first_row +
+// count) of the batch. `block_table` lists the blocks of the sequence and covers start + count
+// tokens.
 struct AttentionSlice {
   int first_row = 0;
   int start = 0;
@@ -39,7 +40,8 @@ void StoreKv(const Context& context, const AttentionSlice* slices, int num_slice
 // For each row at position p and each query head h (its kv head is h / (num_heads / num_kv_heads)):
 //   s[t] = Dot16(q, k[t]) * scale for t in [0, p]; q in fp32 and k widened to fp32: lane i adds
 //          q[i + 16 c] * k[t][i + 16 c] by fma for c = 0, 1, ...; then the tree of numerics.h
-//   m = max s;  e[t] = Exp(s[t] - m);  z = Sum(e) over t;  out[d] = (fma over ascending t of e[t] * v[t][d]) / z
+//   m = max s;  e[t] = Exp(s[t] - m);  z = Sum(e) over t;  out[d] = (fma over ascending t of e[t] *
+//   v[t][d]) / z
 // The order over t never depends on the chunk or on other rows.
 //   q    [num_rows, q_stride] fp32
 //   out  [num_rows, num_heads * head_dim] bf16

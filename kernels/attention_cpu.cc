@@ -19,11 +19,15 @@ constexpr int kAccumulators = 4;
 // Keys of a score tile and vectors of an output tile for a number of rows.
 constexpr int Columns(int rows) { return rows == 3 ? Columns(4) : kAccumulators / rows; }
 
+// Elements of a cache line.
+constexpr int kLine = 32;
+
 // Scores of kRows rows with kKeys consecutive keys of one block, of which the first num_valid
-// exist; the others get the score of the last that exists.
+// exist; the others get the score of the last that exists. Prefetches as much as it reads from
+// `next` on: blocks are scattered, so the CPU cannot foresee where the next one lies.
 template <int kRows, int kKeys>
 MOE_INLINE void ScoreTile(const AttentionTileArgs& args, const BFloat16* k, int num_valid,
-                          float* scores) {
+                          uintptr_t next, float* scores) {
   F32x16 acc[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) acc[i] = Zero();
@@ -34,6 +38,11 @@ MOE_INLINE void ScoreTile(const AttentionTileArgs& args, const BFloat16* k, int 
   }
   int d = 0;
   for (; d + 16 <= args.head_dim; d += 16) {
+#pragma GCC unroll 8
+    for (int i = 0; i < (kKeys + 1) / 2; ++i) {
+      __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
+      next += kLine * sizeof(BFloat16);
+    }
     F32x16 q[kRows];
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) q[r] = Load(args.q[r] + d);
@@ -78,8 +87,15 @@ MOE_INLINE void Scores(const AttentionTileArgs& args) {
   for (int first = 0; first < num_keys; first += kKvBlockTokens) {
     const int in_block = num_keys - first < kKvBlockTokens ? num_keys - first : kKvBlockTokens;
     const BFloat16* k = args.k + args.block_table[first / kKvBlockTokens] * args.block_stride;
+    const int next_first = first + kKvBlockTokens;
+    const BFloat16* next =
+        next_first < num_keys
+            ? args.k + args.block_table[next_first / kKvBlockTokens] * args.block_stride
+            : args.v + args.block_table[0] * args.block_stride;
     for (int t = 0; t < in_block; t += kKeys) {
-      ScoreTile<kRows, kKeys>(args, k + int64_t{t} * args.head_dim, in_block - t,
+      const int64_t at = int64_t{t} * args.head_dim;
+      ScoreTile<kRows, kKeys>(args, k + at, in_block - t,
+                              reinterpret_cast<uintptr_t>(next) + at * sizeof(BFloat16),
                               args.scores + first + t);
     }
   }
@@ -111,7 +127,8 @@ MOE_INLINE float ExpScores(float* scores, int n) {
   return ReduceTree(sum);
 }
 
-// Elements [d, d + 16 * kVectors) of the outputs; with kPartial the last vector has `left` elements.
+// Elements [d, d + 16 * kVectors) of the outputs; with kPartial the last vector has `left`
+// elements.
 template <int kRows, int kVectors, bool kPartial>
 MOE_INLINE void OutputTile(const AttentionTileArgs& args, const float* sums, int d, int left) {
   F32x16 acc[kRows * kVectors];
@@ -125,7 +142,16 @@ MOE_INLINE void OutputTile(const AttentionTileArgs& args, const float* sums, int
     const int left_common = num_common - first;
     const int common = left_common < 0 ? 0 : left_common < end ? left_common : end;
     const float* e = args.scores + first;
+    const int next_first = first + kKvBlockTokens;
+    const BFloat16* next_v =
+        next_first < num_keys
+            ? args.v + args.block_table[next_first / kKvBlockTokens] * args.block_stride + d
+            : v;
     for (int t = 0; t < end; ++t) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kVectors; i += 2) {
+        __builtin_prefetch(next_v + int64_t{t} * args.head_dim + 16 * i, 0, 2);
+      }
       F32x16 value[kVectors];
 #pragma GCC unroll 16
       for (int i = 0; i < kVectors; ++i) {

@@ -15,9 +15,9 @@ inline constexpr int kAttentionTileRows = 4;
 
 struct AttentionTileArgs {
   int num_rows = 0;  // 1 .. kAttentionTileRows, all of one sequence and one KV head
-  const float* q[kAttentionTileRows] = {};       // [head_dim] each
-  int num_keys[kAttentionTileRows] = {};         // 1 or more, never falling from row to row
-  BFloat16* out[kAttentionTileRows] = {};        // [head_dim] each
+  const float* q[kAttentionTileRows] = {};  // [head_dim] each
+  int num_keys[kAttentionTileRows] = {};    // 1 or more, never falling from row to row
+  BFloat16* out[kAttentionTileRows] = {};   // [head_dim] each
   const int32_t* block_table = nullptr;
   const BFloat16* k = nullptr;  // of the head in block 0
   const BFloat16* v = nullptr;

@@ -43,17 +43,18 @@ bool Bf16InstructionFollowsContract() {
   std::array<float, kTokens * kRows> expected;
   std::array<float, kTokens * kRows> actual;
   const ScopedFlushDenormals flush;
-  DotTileArgs args{.x = x.data(),
-                   .num_tokens = kTokens,
-                   .weight = weight.data(),
-                   .num_outputs = kRows,
-                   .in_features = kLength,
-                   .out = expected.data(),
-                   .out_stride = kRows,
-                   .accumulate = false};
-  avx512::DotTile(args);
+  DotTilesArgs args{.x = x.data(),
+                    .num_tiles = 1,
+                    .tile_rows = {kTokens},
+                    .weight = weight.data(),
+                    .num_outputs = kRows,
+                    .in_features = kLength,
+                    .out = expected.data(),
+                    .out_stride = kRows,
+                    .next_weight = weight.data()};
+  avx512::DotTiles(args);
   args.out = actual.data();
-  avx512_bf16::DotTile(args);
+  avx512_bf16::DotTiles(args);
   for (int i = 0; i < kTokens * kRows; ++i) {
     if (std::bit_cast<uint32_t>(expected[i]) != std::bit_cast<uint32_t>(actual[i])) return false;
   }

@@ -6,7 +6,6 @@
 #include "kernels/experts.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -62,59 +61,68 @@ void RunExperts(const Context& context, const ExpertGroup* groups, int num_group
   pool.ParallelFor((num_tiles + kTilesPerTask - 1) / kTilesPerTask, [&](int task) {
     const int first = task * kTilesPerTask;
     const int last = std::min(num_tiles, first + kTilesPerTask);
-    auto place = std::upper_bound(
-        places.begin(), places.end(), first,
-        [](int tile, const GroupPlace& other) { return tile < other.first_tile; });
+    auto place =
+        std::upper_bound(places.begin(), places.end(), first,
+                         [](int tile, const GroupPlace& other) { return tile < other.first_tile; });
     --place;
     for (int i = first; i < last; ++i) {
       while (i - place->first_tile >= place->x.num_tiles()) ++place;
       const int tile = i - place->first_tile;
       const int rows_in_tile = place->x.rows_in_tile(tile);
       for (int row = 0; row < rows_in_tile; ++row) {
-        const ExpertRow& source = place->group->rows[tile * kTileRows + row];
+        const ExpertRow& source = place->group->rows[place->x.first_row(tile) + row];
         PackRow(x + int64_t{source.x_row} * x_stride, hidden, row, rows_in_tile,
                 packed_x + place->x_offset + place->x.tile_offset(tile));
       }
     }
   });
 
-  auto* const gate_up_tile = MOE_KERNELS_SELECT_LEVEL(context.level, GateUpTile);
+  auto* const gate_up_tiles = MOE_KERNELS_SELECT_LEVEL(context.level, GateUpTiles);
   const int gate_up_tasks = (intermediate + kGateUpOutputs - 1) / kGateUpOutputs;
   const int num_places = static_cast<int>(places.size());
   pool.ParallelFor(num_places * gate_up_tasks, [&](int task) {
     const GroupPlace& place = places[task / gate_up_tasks];
     const int first = task % gate_up_tasks * kGateUpOutputs;
-    const ExpertWeights& weights = place.group->weights;
-    for (int tile = 0; tile < place.x.num_tiles(); ++tile) {
-      const int num_tokens = place.x.rows_in_tile(tile);
-      gate_up_tile({.x = packed_x + place.x_offset + place.x.tile_offset(tile),
-                    .num_tokens = num_tokens,
-                    .gate = weights.gate + int64_t{first} * hidden,
-                    .up = weights.up + int64_t{first} * hidden,
-                    .num_outputs = std::min(kGateUpOutputs, intermediate - first),
-                    .in_features = hidden,
-                    .hidden = packed_hidden + place.hidden_offset + place.hidden.tile_offset(tile) +
-                              int64_t{first} * num_tokens});
+    GateUpArgs args;
+    args.gate = place.group->weights.gate + int64_t{first} * hidden;
+    args.up = place.group->weights.up + int64_t{first} * hidden;
+    args.num_outputs = std::min(kGateUpOutputs, intermediate - first);
+    args.in_features = hidden;
+    for (int tile = 0; tile < place.x.num_tiles(); tile += kTilesPerPass) {
+      args.x = packed_x + place.x_offset + place.x.tile_offset(tile);
+      args.num_tiles = std::min(kTilesPerPass, place.x.num_tiles() - tile);
+      for (int i = 0; i < args.num_tiles; ++i) {
+        const int num_rows = place.x.rows_in_tile(tile + i);
+        args.tile_rows[i] = num_rows;
+        args.hidden[i] = packed_hidden + place.hidden_offset + place.hidden.tile_offset(tile + i) +
+                         int64_t{first} * num_rows;
+      }
+      gate_up_tiles(args);
     }
   });
 
-  auto* const down_tile = MOE_KERNELS_SELECT_LEVEL(context.level, DownTile);
+  auto* const down_tiles = MOE_KERNELS_SELECT_LEVEL(context.level, DownTiles);
   const int down_tasks = (hidden + kDownOutputs - 1) / kDownOutputs;
   pool.ParallelFor(num_places * down_tasks, [&](int task) {
     const GroupPlace& place = places[task / down_tasks];
     const int first = task % down_tasks * kDownOutputs;
-    for (int tile = 0; tile < place.x.num_tiles(); ++tile) {
-      const int num_tokens = place.x.rows_in_tile(tile);
-      std::array<BFloat16*, kTileRows> rows = {};
-      for (int t = 0; t < num_tokens; ++t) {
-        rows[t] = out + int64_t{place.group->rows[tile * kTileRows + t].out_row} * hidden + first;
+    DownArgs args;
+    args.down = place.group->weights.down + int64_t{first} * intermediate;
+    args.num_outputs = std::min(kDownOutputs, hidden - first);
+    args.in_features = intermediate;
+    for (int tile = 0; tile < place.hidden.num_tiles(); tile += kTilesPerPass) {
+      args.hidden = packed_hidden + place.hidden_offset + place.hidden.tile_offset(tile);
+      args.num_tiles = std::min(kTilesPerPass, place.hidden.num_tiles() - tile);
+      int num_rows = 0;
+      const ExpertRow* rows = place.group->rows + place.hidden.first_row(tile);
+      for (int i = 0; i < args.num_tiles; ++i) {
+        args.tile_rows[i] = place.hidden.rows_in_tile(tile + i);
+        num_rows += args.tile_rows[i];
       }
-      down_tile({.hidden = packed_hidden + place.hidden_offset + place.hidden.tile_offset(tile),
-                 .num_tokens = num_tokens,
-                 .down = place.group->weights.down + int64_t{first} * intermediate,
-                 .num_outputs = std::min(kDownOutputs, hidden - first),
-                 .in_features = intermediate,
-                 .out = rows.data()});
+      for (int row = 0; row < num_rows; ++row) {
+        args.out[row] = out + int64_t{rows[row].out_row} * hidden + first;
+      }
+      down_tiles(args);
     }
   });
 }
@@ -123,8 +131,7 @@ void CombineExperts(const Context& context, const BFloat16* y, const float* weig
                     int top_k, int hidden, float* residual) {
   auto* const combine_row = MOE_KERNELS_SELECT_LEVEL(context.level, CombineRow);
   constexpr int kElementsPerTask = 16 << 10;
-  const int rows_per_task =
-      std::max(1, kElementsPerTask / std::max(1, top_k * hidden));
+  const int rows_per_task = std::max(1, kElementsPerTask / std::max(1, top_k * hidden));
   const int num_tasks = (num_rows + rows_per_task - 1) / rows_per_task;
   context.pool->ParallelFor(num_tasks, [&](int task) {
     const int last = std::min(num_rows, (task + 1) * rows_per_task);

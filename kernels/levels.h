@@ -20,7 +20,7 @@
   }
 
 // The copy of `name` for a level, as a function pointer.
-#define MOE_KERNELS_SELECT_LEVEL(level, name)                                                \
+#define MOE_KERNELS_SELECT_LEVEL(level, name)                                                   \
   ::moe::kernels::SelectLevel(level, &::moe::kernels::plain::name, &::moe::kernels::avx2::name, \
                               &::moe::kernels::avx512::name, &::moe::kernels::avx512_bf16::name)
 

@@ -1,7 +1,6 @@
 // See linear.h. Tested by tests/kernels/linear_test.cc.
 //
-// A task is a run of weight rows for a run of activation tiles: the weights of a task stay in the
-// L2 cache while all its tiles pass.
+// A task is a run of weight rows for all activation rows, which pass a few tiles at a time.
 #include "kernels/linear.h"
 
 #include <algorithm>
@@ -35,7 +34,7 @@ void Linear(const Context& context, const BFloat16* x, const BFloat16* weight, i
   ABSL_DCHECK_GE(out_features, 0);
   ABSL_DCHECK_GE(out_stride, out_features);
   if (num_rows == 0 || out_features == 0) return;
-  auto* const dot_tile = MOE_KERNELS_SELECT_LEVEL(context.level, DotTile);
+  auto* const dot_tiles = MOE_KERNELS_SELECT_LEVEL(context.level, DotTiles);
   ThreadPool& pool = *context.pool;
 
   const PackedShape shape = {.num_rows = num_rows, .length = in_features};
@@ -45,11 +44,14 @@ void Linear(const Context& context, const BFloat16* x, const BFloat16* weight, i
     constexpr int kTilesPerTask = 4;
     const int num_tasks = (shape.num_tiles() + kTilesPerTask - 1) / kTilesPerTask;
     pool.ParallelFor(num_tasks, [&](int task) {
-      const int last = std::min(num_rows, (task + 1) * kTilesPerTask * kTileRows);
-      for (int row = task * kTilesPerTask * kTileRows; row < last; ++row) {
-        const int tile = row / kTileRows;
-        PackRow(x + int64_t{row} * in_features, in_features, row % kTileRows,
-                shape.rows_in_tile(tile), copy + shape.tile_offset(tile));
+      const int last = std::min(shape.num_tiles(), (task + 1) * kTilesPerTask);
+      for (int tile = task * kTilesPerTask; tile < last; ++tile) {
+        const int first_row = shape.first_row(tile);
+        const int rows_in_tile = shape.rows_in_tile(tile);
+        for (int row = 0; row < rows_in_tile; ++row) {
+          PackRow(x + int64_t{first_row + row} * in_features, in_features, row, rows_in_tile,
+                  copy + shape.tile_offset(tile));
+        }
       }
     });
     packed = copy;
@@ -59,15 +61,21 @@ void Linear(const Context& context, const BFloat16* x, const BFloat16* weight, i
   const int num_tasks = (out_features + outputs_per_task - 1) / outputs_per_task;
   pool.ParallelFor(num_tasks, [&](int task) {
     const int first = task * outputs_per_task;
-    for (int tile = 0; tile < shape.num_tiles(); ++tile) {
-      dot_tile({.x = packed + shape.tile_offset(tile),
-                .num_tokens = shape.rows_in_tile(tile),
-                .weight = weight + int64_t{first} * in_features,
-                .num_outputs = std::min(outputs_per_task, out_features - first),
-                .in_features = in_features,
-                .out = out + int64_t{tile} * kTileRows * out_stride + first,
-                .out_stride = out_stride,
-                .accumulate = accumulate == Accumulate::kYes});
+    DotTilesArgs args;
+    args.weight = weight + int64_t{first} * in_features;
+    args.num_outputs = std::min(outputs_per_task, out_features - first);
+    args.in_features = in_features;
+    args.out_stride = out_stride;
+    args.accumulate = accumulate == Accumulate::kYes;
+    for (int tile = 0; tile < shape.num_tiles(); tile += kTilesPerPass) {
+      args.x = packed + shape.tile_offset(tile);
+      args.num_tiles = std::min(kTilesPerPass, shape.num_tiles() - tile);
+      for (int i = 0; i < args.num_tiles; ++i) args.tile_rows[i] = shape.rows_in_tile(tile + i);
+      args.out = out + int64_t{shape.first_row(tile)} * out_stride + first;
+      const bool last_pass = tile + kTilesPerPass >= shape.num_tiles();
+      args.next_weight =
+          last_pass ? args.weight + int64_t{args.num_outputs} * in_features : args.weight;
+      dot_tiles(args);
     }
   });
 }

@@ -5,6 +5,6 @@
 
 namespace moe::kernels::MOE_KERNEL_LEVEL {
 
-void DotTile(const DotTileArgs& args) { DotWholeTile(args); }
+void DotTiles(const DotTilesArgs& args) { DotAllTiles(args); }
 
 }  // namespace moe::kernels::MOE_KERNEL_LEVEL

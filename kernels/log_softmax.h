@@ -16,7 +16,8 @@ struct LogSumExp {
 LogSumExp ComputeLogSumExp(const Context& context, const float* logits, int vocab_size);
 
 // out[i] = Exp(logits[i] - max) for the caller's own sampling; `out` may be `logits`.
-void ExpMinusMax(const Context& context, const float* logits, float max, int vocab_size, float* out);
+void ExpMinusMax(const Context& context, const float* logits, float max, int vocab_size,
+                 float* out);
 
 }  // namespace moe::kernels
 

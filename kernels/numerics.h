@@ -15,8 +15,8 @@
 // Maximum: exact, any order.
 // Exp, Sigmoid: the polynomials in simd.h, the same for each level.
 //
-// Denormal inputs count as zero and denormal results become zero (vdpbf16ps does so always): threads
-// that compute hold a ScopedFlushDenormals.
+// Denormal inputs count as zero and denormal results become zero (vdpbf16ps does so always):
+// threads that compute hold a ScopedFlushDenormals.
 //
 // Bits are promised equal within one kNumericsId.
 #ifndef MOE_KERNELS_NUMERICS_H_

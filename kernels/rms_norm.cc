@@ -39,9 +39,8 @@ void RmsNormInPlace(const Context& context, float* x, int row_stride, const BFlo
                     float epsilon, int num_rows, int hidden) {
   ABSL_DCHECK_GE(row_stride, hidden);
   auto* const norm_row = MOE_KERNELS_SELECT_LEVEL(context.level, RmsNormRowInPlace);
-  ForEachRow(context, num_rows, hidden, [&](int row) {
-    norm_row(x + int64_t{row} * row_stride, weight, epsilon, hidden);
-  });
+  ForEachRow(context, num_rows, hidden,
+             [&](int row) { norm_row(x + int64_t{row} * row_stride, weight, epsilon, hidden); });
 }
 
 }  // namespace moe::kernels

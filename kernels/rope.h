@@ -31,9 +31,9 @@ class RopeTable {
 };
 
 // Rotates each head of each row in place:
-//   a = x[i], b = x[i + head_dim/2]:  x[i] = fma(a, cos, -(b * sin)),  x[i + head_dim/2] = fma(b, cos, a * sin)
-//   x          [num_rows, row_stride] fp32, of which the first num_heads * head_dim are rotated
-//   positions  [num_rows], each in [0, table.max_positions())
+//   a = x[i], b = x[i + head_dim/2]:  x[i] = fma(a, cos, -(b * sin)),  x[i + head_dim/2] = fma(b,
+//   cos, a * sin) x          [num_rows, row_stride] fp32, of which the first num_heads * head_dim
+//   are rotated positions  [num_rows], each in [0, table.max_positions())
 void ApplyRope(const Context& context, const RopeTable& table, const int* positions, int num_rows,
                int num_heads, float* x, int row_stride);
 

@@ -40,8 +40,8 @@ namespace moe::kernels::MOE_KERNEL_LEVEL {
 namespace {
 
 // Exp and Sigmoid: relative error below 2^-22.9 where the result is normal, zero below that.
-// exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2) / 2; exp(r) = 1 + r + r^2 * P(r) with the
-// coefficients of Cephes' expf (https://www.netlib.org/cephes/, single/expf.c).
+// exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2) / 2; exp(r) = 1 + r + r^2 * P(r) with
+// the coefficients of Cephes' expf (https://www.netlib.org/cephes/, single/expf.c).
 MOE_INLINE F32x16 Exp(F32x16 x) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   // Beyond these the result is 0 and infinity; 2^n is then applied in two halves that fit.
@@ -62,9 +62,7 @@ MOE_INLINE F32x16 Exp(F32x16 x) {
 }
 
 // 1 / (1 + exp(-x)).
-MOE_INLINE F32x16 Sigmoid(F32x16 x) {
-  return Div(Set(1.0f), Add(Set(1.0f), Exp(Negate(x))));
-}
+MOE_INLINE F32x16 Sigmoid(F32x16 x) { return Div(Set(1.0f), Add(Set(1.0f), Exp(Negate(x)))); }
 
 }  // namespace
 }  // namespace moe::kernels::MOE_KERNEL_LEVEL

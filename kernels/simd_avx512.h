@@ -40,11 +40,10 @@ MOE_INLINE __m256i Round(F32x16 a) {
   const __m512i u = _mm512_castps_si512(a.v);
   const __m512i upper = _mm512_srli_epi32(u, 16);
   const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_srli_epi32(
-      _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __m512i rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
   const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-  return _mm512_cvtepi32_epi16(
-      _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40)));
+  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40)));
 }
 MOE_INLINE void StoreBf16(BFloat16* p, F32x16 a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), Round(a));
@@ -61,9 +60,7 @@ MOE_INLINE F32x16 Sqrt(F32x16 a) { return {_mm512_sqrt_ps(a.v)}; }
 MOE_INLINE F32x16 Negate(F32x16 a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
 MOE_INLINE F32x16 Min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
 MOE_INLINE F32x16 Max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
-MOE_INLINE F32x16 Fma(F32x16 a, F32x16 b, F32x16 c) {
-  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
-}
+MOE_INLINE F32x16 Fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 
 MOE_INLINE F32x16 ScaleByMagic(F32x16 p, F32x16 t) {
   const __m512i n = _mm512_sub_epi32(_mm512_castps_si512(t.v), _mm512_set1_epi32(0x4b400000));
@@ -72,8 +69,8 @@ MOE_INLINE F32x16 ScaleByMagic(F32x16 p, F32x16 t) {
   const __m512i bias = _mm512_set1_epi32(127);
   const __m512i first = _mm512_slli_epi32(_mm512_add_epi32(half, bias), 23);
   const __m512i second = _mm512_slli_epi32(_mm512_add_epi32(rest, bias), 23);
-  return {_mm512_mul_ps(_mm512_mul_ps(p.v, _mm512_castsi512_ps(first)),
-                        _mm512_castsi512_ps(second))};
+  return {
+      _mm512_mul_ps(_mm512_mul_ps(p.v, _mm512_castsi512_ps(first)), _mm512_castsi512_ps(second))};
 }
 
 MOE_INLINE float ReduceTree(F32x16 a) {
@@ -86,8 +83,8 @@ MOE_INLINE float ReduceTree(F32x16 a) {
 // Each step adds the upper to the lower half of what is left of two vectors and keeps both, so that
 // 16 trees take 15 additions. The letters are the 128-bit quarters.
 MOE_INLINE F32x16 AddHalves8(F32x16 a, F32x16 b) {  // a01 b01 + a23 b23
-  return {_mm512_add_ps(_mm512_shuffle_f32x4(a.v, b.v, 0x44),
-                        _mm512_shuffle_f32x4(a.v, b.v, 0xee))};
+  return {
+      _mm512_add_ps(_mm512_shuffle_f32x4(a.v, b.v, 0x44), _mm512_shuffle_f32x4(a.v, b.v, 0xee))};
 }
 MOE_INLINE F32x16 AddHalves4(F32x16 ab, F32x16 cd) {  // quarters: a b c d
   return {_mm512_add_ps(_mm512_shuffle_f32x4(ab.v, cd.v, 0x88),
@@ -131,14 +128,13 @@ struct Pairs {
   __m512 odd;
 };
 MOE_INLINE Pairs SplitPairs(__m512i v) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)),
-          _mm512_castsi512_ps(
-              _mm512_and_si512(v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+  return {
+      _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)),
+      _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
 }
 MOE_INLINE Pairs LoadPairs(const BFloat16* p) { return SplitPairs(_mm512_loadu_si512(p)); }
 MOE_INLINE Pairs LoadPairsPartial(const BFloat16* p, int n) {
-  return SplitPairs(
-      _mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << n) - 1), p));
+  return SplitPairs(_mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << n) - 1), p));
 }
 MOE_INLINE F32x16 DotAdd(const Pairs& x, const Pairs& w, F32x16 acc) {
   return {_mm512_fmadd_ps(x.even, w.even, _mm512_fmadd_ps(x.odd, w.odd, acc.v))};

@@ -24,8 +24,8 @@ MOE_INLINE BFloat16 Round(float x) {
   return {static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
 }
 
-#define MOE_EACH_LANE(expression)                    \
-  F32x16 result;                                     \
+#define MOE_EACH_LANE(expression)                        \
+  F32x16 result;                                         \
   for (int i = 0; i < 16; ++i) result.v[i] = expression; \
   return result
 

@@ -29,7 +29,8 @@ class ThreadPool {
 
   // Calls fn(task) once for each task in [0, num_tasks), in any order, on any of the threads, and
   // returns when all are done. Tasks are taken one at a time, so they should be larger than about
-  // 10 us. `fn` must not throw and must not call ParallelFor. All threads hold ScopedFlushDenormals.
+  // 10 us. `fn` must not throw and must not call ParallelFor. All threads hold
+  // ScopedFlushDenormals.
   void ParallelFor(int num_tasks, const std::function<void(int task)>& fn);
 
   // Memory for the operations of this folder, one at a time. Used by the owning thread between

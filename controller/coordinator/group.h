@@ -158,6 +158,7 @@ class Group {
   uint64_t version() const { return version_; }
   v1::GroupState State() const;
   v1::GroupState::Phase phase() const;
+  uint64_t epoch() const { return stage_ == Stage::kActive ? epoch_ : 0; }  // 0: none is active
   const v1::GroupSpec& spec() const { return spec_; }
 
  private:

@@ -10,6 +10,9 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdint>
+
+#include "absl/time/clock.h"
 
 namespace moe::gateway {
 namespace {

@@ -132,7 +132,7 @@ void HttpServer::Configure() {
     return HandlerResponse::Handled;
   });
   set_post_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
-    handlers_.on_answer(request.path, response.status);
+    handlers_.on_answer(request.target, response.status);
   });
 }
 

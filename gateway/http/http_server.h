@@ -44,8 +44,8 @@ class HttpServer : private httplib::Server {
         post;
     // Body of an error that the server itself answers with; JSON.
     std::function<std::string(int status, const std::string& reason)> error_body;
-    // After every answer. `path` is empty when the request never got as far.
-    std::function<void(const std::string& path, int status)> on_answer;
+    // After every answer. `target` is empty when the request never got as far.
+    std::function<void(const std::string& target, int status)> on_answer;
   };
 
   HttpServer(HttpServerOptions options, Handlers handlers);

@@ -42,6 +42,8 @@ class EngineClient : public Generator {
 
   absl::StatusOr<std::unique_ptr<Generation>> Start(GenerationRequest request) override;
   EngineView view() const override;
+  // Ends all generations Unavailable and starts no more.
+  void Stop() { journal_->Stop(); }
 
  private:
   // A call in progress, so that another thread can cancel it.

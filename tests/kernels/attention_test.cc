@@ -99,7 +99,8 @@ struct Model {
   // Every sequence as one chunk, all in one batch.
   std::vector<BFloat16> Whole(const Context& context, const KvLayerView& cache) const {
     std::vector<Part> parts;
-    for (size_t s = 0; s < lengths.size(); ++s) parts.push_back({static_cast<int>(s), 0, lengths[s]});
+    for (size_t s = 0; s < lengths.size(); ++s)
+      parts.push_back({static_cast<int>(s), 0, lengths[s]});
     return Step(context, parts, cache);
   }
 
@@ -215,7 +216,8 @@ TEST(PagedAttentionTest, IsCloseToSoftmaxInDouble) {
         double z = 0.0;
         for (int t = 0; t <= p; ++t) {
           double score = 0.0;
-          for (int d = 0; d < 64; ++d) score += static_cast<double>(q[d]) * model.Key(0, t, head / 2, d);
+          for (int d = 0; d < 64; ++d)
+            score += static_cast<double>(q[d]) * model.Key(0, t, head / 2, d);
           e[t] = std::exp(score * model.Scale());
           z += e[t];
         }

@@ -37,7 +37,9 @@ struct Matrices {
 // A layer in which expert e has rows_of_expert[e] rows, taken from x in a scattered order.
 struct Layer {
   Layer(int hidden_size, int intermediate_size, const std::vector<int>& rows_of_expert)
-      : hidden(hidden_size), intermediate(intermediate_size), x(int64_t{kNumX} * (hidden + kXPadding)) {
+      : hidden(hidden_size),
+        intermediate(intermediate_size),
+        x(int64_t{kNumX} * (hidden + kXPadding)) {
     std::mt19937 random(hidden * 1000 + intermediate);
     Fill(x, random);
     int next_out = 1;  // row 0 is named by nobody

@@ -103,9 +103,20 @@ inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 inline constexpr float kSmallestNormal = std::numeric_limits<float>::min();
 
 // Values at the edges of the format, as bf16.
-inline constexpr std::array<float, 14> kEdgeValues = {
-    0.0f,      -0.0f, 1.0f, -1.0f, kSmallestNormal, -kSmallestNormal,      kSmallestNormal / 4,
-    kInfinity, -kInfinity, kNan, 3.0e38f, -3.0e38f, -kSmallestNormal / 8, 1.0e-20f};
+inline constexpr std::array<float, 14> kEdgeValues = {0.0f,
+                                                      -0.0f,
+                                                      1.0f,
+                                                      -1.0f,
+                                                      kSmallestNormal,
+                                                      -kSmallestNormal,
+                                                      kSmallestNormal / 4,
+                                                      kInfinity,
+                                                      -kInfinity,
+                                                      kNan,
+                                                      3.0e38f,
+                                                      -3.0e38f,
+                                                      -kSmallestNormal / 8,
+                                                      1.0e-20f};
 
 // Equal bits; any NaN equals any NaN.
 inline bool Same(float a, float b) {

@@ -21,12 +21,11 @@ struct Sizes {
 };
 
 // Around the register tile (4 x 6), the chunk (32) and one task; lengths as in small test models.
-constexpr std::array<Sizes, 22> kSizes = {{{0, 32, 4},   {1, 32, 0},   {1, 0, 5},    {1, 1, 1},
-                                           {1, 31, 3},   {1, 32, 4},   {1, 33, 5},   {2, 37, 7},
-                                           {3, 90, 17},  {4, 64, 8},   {5, 128, 9},  {6, 160, 4},
-                                           {7, 37, 67},  {8, 90, 64},  {11, 33, 31}, {12, 256, 33},
-                                           {13, 65, 66}, {25, 96, 40}, {31, 17, 6},  {2, 1000, 130},
-                                           {1, 2048, 64}, {49, 128, 50}}};
+constexpr std::array<Sizes, 22> kSizes = {
+    {{0, 32, 4},  {1, 32, 0},     {1, 0, 5},     {1, 1, 1},     {1, 31, 3},   {1, 32, 4},
+     {1, 33, 5},  {2, 37, 7},     {3, 90, 17},   {4, 64, 8},    {5, 128, 9},  {6, 160, 4},
+     {7, 37, 67}, {8, 90, 64},    {11, 33, 31},  {12, 256, 33}, {13, 65, 66}, {25, 96, 40},
+     {31, 17, 6}, {2, 1000, 130}, {1, 2048, 64}, {49, 128, 50}}};
 
 struct Problem {
   explicit Problem(const Sizes& problem_sizes)
@@ -108,8 +107,7 @@ TEST(LinearTest, IsCloseToTheProductInDouble) {
           }
           // Each term passes through at most length / 16 + 2 roundings in its lane and 4 in the
           // tree; 1.01 covers their products.
-          const double tolerance =
-              1.01 * kUnit * (sizes.in_features / 16 + 6) * sum_of_magnitudes;
+          const double tolerance = 1.01 * kUnit * (sizes.in_features / 16 + 6) * sum_of_magnitudes;
           ASSERT_NEAR(out[int64_t{row} * sizes.out_features + output], sum, tolerance);
         }
       }

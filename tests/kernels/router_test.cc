@@ -70,8 +70,8 @@ TEST(RouteTopKTest, EveryLevelAndThreadCountGivesTheBitsOfPlain) {
   Fill(logits, random);
   for (const bool normalise : {false, true}) {
     ThreadPool pool({.num_threads = 1});
-    const Routes plain = Route({.level = CpuLevel::kPlain, .pool = &pool}, logits, kRows, kExperts,
-                               8, normalise);
+    const Routes plain =
+        Route({.level = CpuLevel::kPlain, .pool = &pool}, logits, kRows, kExperts, 8, normalise);
     ForEachContext([&](const Context& context) {
       const Routes routes = Route(context, logits, kRows, kExperts, 8, normalise);
       EXPECT_EQ(routes.ids, plain.ids);

@@ -49,8 +49,10 @@ int Run(const Flags& flags, int stop_fd) {
   moe::worker::WorkerMetrics metrics;
   auto metrics_server = moe::worker::MetricsServer::Start(flags.metrics_address, &metrics);
   if (!metrics_server.ok()) return Fail(metrics_server.status());
-  auto service = moe::engine::EngineService::Start(
-      {.address = flags.engine_address, .numerics_id = std::string(moe::kernels::kNumericsId)});
+  moe::engine::EngineServiceOptions service_options;
+  service_options.address = flags.engine_address;
+  service_options.numerics_id = std::string(moe::kernels::kNumericsId);
+  auto service = moe::engine::EngineService::Start(service_options);
   if (!service.ok()) return Fail(service.status());
 
   moe::worker::Worker worker(

@@ -214,7 +214,9 @@ absl::Status Worker::Load(const Assign& assign) {
                      .kv_capacity_tokens = message.kv_capacity_tokens()});
   metrics_->SetExperts(loaded->experts.get());
   loaded_ = std::move(loaded);
-  if (loaded_->leader != nullptr) service_->SetLeader(loaded_->leader.get());
+  if (loaded_->leader != nullptr) {
+    service_->SetLeader(loaded_->leader.get(), loaded_->checkpoint->digest());
+  }
   membership_->SendLoaded(message);
   return absl::OkStatus();
 }

@@ -48,8 +48,6 @@ Leader::Leader(LeaderOptions options, uint64_t epoch, EventSink* sink)
     : options_(std::move(options)),
       sink_(sink),
       epoch_(epoch),
-      // A leader after this one leads a later epoch, so that ids differ between leaders too.
-      next_stay_id_(epoch << 32),
       pending_releases_(static_cast<size_t>(options_.limits.num_owners)) {
   RecordCall();
 }
@@ -218,7 +216,7 @@ std::optional<v1::StepPlan> Leader::NextPlan(absl::Time now) {
   for (const Admission& admission : decision.admitted) {
     Sequence& sequence = iterators[admission.id]->second;
     sequence.owner = admission.owner;
-    sequence.stay_id = next_stay_id_++;
+    sequence.stay_id = (epoch_ << 32) + next_stay_++;
     sequence.admitted = std::min(sequence.admitted, now);
   }
   if (!decision.slices.empty()) {
@@ -349,9 +347,13 @@ std::optional<v1::TokenEvent> Leader::CommitSlice(Sequence& sequence,
     *event.mutable_top_logprobs() = result->top_logprobs();
   }
   if (sequence.generated.empty()) {
-    event.mutable_prompt_logprobs()->Assign(sequence.prompt_logprobs.begin(),
-                                            sequence.prompt_logprobs.end());
-    sequence.prompt_logprobs = {};
+    if (sequence.sampling.num_prompt_logprobs() >= 0) {
+      event.add_prompt_logprobs();  // nothing comes before the first token
+      for (v1::PromptLogprob& logprob : sequence.prompt_logprobs) {
+        *event.add_prompt_logprobs() = std::move(logprob);
+      }
+      sequence.prompt_logprobs = {};
+    }
     event.set_queue_seconds(absl::ToDoubleSeconds(sequence.admitted - sequence.submitted));
     event.set_prefill_seconds(absl::ToDoubleSeconds(now - sequence.admitted));
   }

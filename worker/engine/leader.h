@@ -171,7 +171,9 @@ class Leader {
   // Engine thread only.
   uint64_t epoch_;
   uint64_t step_ = 0;  // of the last plan in this epoch
-  uint64_t next_stay_id_;
+  // The low half of the next stay's id; the high half is the epoch, so that ids of a later leader
+  // differ too.
+  uint32_t next_stay_ = 0;
   uint64_t next_arrival_ = 0;
   std::map<Age, Sequence> sequences_;
   absl::flat_hash_map<RequestKey, Age> age_of_request_;

@@ -35,8 +35,8 @@ struct SequenceView {
 };
 
 struct SchedulerState {
-  std::vector<SequenceView> running;  // have an owner; oldest first
-  std::vector<SequenceView> waiting;  // first come first; preempted ones at the front
+  std::vector<SequenceView> running{};  // have an owner; oldest first
+  std::vector<SequenceView> waiting{};  // first come first; preempted ones at the front
 };
 
 struct ScheduledSlice {
@@ -56,9 +56,9 @@ struct Admission {
 // (oldest first); admitted ones (maybe just preempted) get their owner; then the slices are
 // computed.
 struct ScheduleDecision {
-  std::vector<uint64_t> preempted;  // oldest first
-  std::vector<Admission> admitted;  // in the order of the queue
-  std::vector<ScheduledSlice> slices;  // grouped by owner, oldest first, at most one per sequence
+  std::vector<uint64_t> preempted{};  // oldest first
+  std::vector<Admission> admitted{};  // in the order of the queue
+  std::vector<ScheduledSlice> slices{};  // grouped by owner, oldest first, at most one per sequence
 };
 
 // Blocks that hold num_tokens tokens.

@@ -23,7 +23,7 @@ namespace moe::exchange {
 
 // One (row, expert) pair for the experts of this rank: input row and output row.
 struct RoutedRow {
-  int32_t expert;   // global id
+  int32_t expert;  // global id
   int32_t x_row;
   int32_t out_row;  // row * top_k + j
 };
@@ -49,7 +49,7 @@ struct GroupShape {
   int num_experts = 0;
   int hidden = 0;
   int top_k = 0;
-  int max_rows = 0;  // of one owner in one step
+  int max_rows = 0;                 // of one owner in one step
   std::vector<int> rank_of_expert;  // [num_experts]
 };
 

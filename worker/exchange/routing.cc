@@ -47,8 +47,7 @@ void Router::Sort(int num_rows, const int32_t* expert_ids) {
 }
 
 int64_t Router::num_rows_sent(int self) const {
-  return std::accumulate(num_rows_of_.begin(), num_rows_of_.end(), int64_t{0}) -
-         num_rows_of_[self];
+  return std::accumulate(num_rows_of_.begin(), num_rows_of_.end(), int64_t{0}) - num_rows_of_[self];
 }
 
 }  // namespace moe::exchange

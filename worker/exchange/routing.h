@@ -38,9 +38,9 @@ class Router {
   std::vector<int> first_slot_;      // [num_ranks + 1], of each rank
   std::vector<int32_t> next_;        // [num_experts + 1], by slot
   std::vector<RoutedRow> pairs_;
-  std::vector<int32_t> begin_;          // [num_ranks + 1]
-  std::vector<int32_t> last_row_;       // [num_ranks], scratch of Sort
-  std::vector<int32_t> num_rows_of_;    // [num_ranks], different rows that the rank needs
+  std::vector<int32_t> begin_;        // [num_ranks + 1]
+  std::vector<int32_t> last_row_;     // [num_ranks], scratch of Sort
+  std::vector<int32_t> num_rows_of_;  // [num_ranks], different rows that the rank needs
 };
 
 }  // namespace moe::exchange

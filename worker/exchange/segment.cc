@@ -144,8 +144,8 @@ absl::Status CheckHeader(const Header& found, const Header& expected) {
     return absl::PermissionDeniedError("the bootstrap's secret does not open this exchange memory");
   }
   if (found.epoch != expected.epoch) {
-    return absl::FailedPreconditionError(absl::StrCat("the exchange memory is of epoch ",
-                                                      found.epoch, ", not ", expected.epoch));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the exchange memory is of epoch ", found.epoch, ", not ", expected.epoch));
   }
   const std::pair<const char*, std::pair<int64_t, int64_t>> fields[] = {
       {"num_ranks", {found.num_ranks, expected.num_ranks}},
@@ -160,8 +160,8 @@ absl::Status CheckHeader(const Header& found, const Header& expected) {
   for (const auto& [name, values] : fields) {
     if (values.first != values.second) {
       return absl::FailedPreconditionError(
-          absl::StrCat("the exchange memory is for another group: its ", name, " is ",
-                       values.first, ", not ", values.second));
+          absl::StrCat("the exchange memory is for another group: its ", name, " is ", values.first,
+                       ", not ", values.second));
     }
   }
   if (found.placement != expected.placement) {
@@ -187,8 +187,7 @@ absl::Status ValidateShape(const GroupShape& shape) {
        {check("num_ranks", shape.num_ranks, 1, kMaxRanks),
         check("num_attention_ranks", attention_ranks, 1, shape.num_ranks),
         check("num_layers", shape.num_layers, 1, kMany),
-        check("num_experts", shape.num_experts, 1, kMany),
-        check("hidden", shape.hidden, 1, kMany),
+        check("num_experts", shape.num_experts, 1, kMany), check("hidden", shape.hidden, 1, kMany),
         check("top_k", shape.top_k, 1, shape.num_experts),
         check("max_rows", shape.max_rows, 1, kMany),
         check("max_rows * top_k", int64_t{shape.max_rows} * shape.top_k, 1, kMany),
@@ -309,7 +308,7 @@ absl::StatusOr<std::unique_ptr<Segment>> Segment::Open(std::string_view text,
   }
   FileCloser file(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
   if (file.get() < 0) return absl::UnavailableError(Errno(absl::StrCat("can't open the ", where)));
-  struct stat info {};
+  struct stat info{};
   if (fstat(file.get(), &info) != 0 || !S_ISREG(info.st_mode) ||
       info.st_size < static_cast<off_t>(kPageBytes) ||
       (fcntl(file.get(), F_GET_SEALS) & kSeals) != kSeals) {
@@ -327,8 +326,8 @@ absl::StatusOr<std::unique_ptr<Segment>> Segment::Open(std::string_view text,
   }
   const size_t size = SegmentLayout::Of(shape).total;
   if (info.st_size != static_cast<off_t>(size)) {
-    return absl::FailedPreconditionError(absl::StrCat("the exchange memory has ", info.st_size,
-                                                      " bytes, not ", size));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the exchange memory has ", info.st_size, " bytes, not ", size));
   }
   absl::StatusOr<char*> base = Map(file.get(), size);
   if (!base.ok()) return base.status();

@@ -129,9 +129,7 @@ class Segment {
   Request& request(int owner, int rank) const {
     return At<Request>(OwnerAt(owner) + layout_.owner_requests)[rank];
   }
-  RoutedRow* pairs(int owner) const {
-    return At<RoutedRow>(OwnerAt(owner) + layout_.owner_pairs);
-  }
+  RoutedRow* pairs(int owner) const { return At<RoutedRow>(OwnerAt(owner) + layout_.owner_pairs); }
   kernels::BFloat16* rows(int owner) const {
     return At<kernels::BFloat16>(OwnerAt(owner) + layout_.owner_rows);
   }

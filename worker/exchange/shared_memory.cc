@@ -95,9 +95,9 @@ absl::StatusOr<ControlChannel::ReceivedPlan> RankGroup::ReceivePlan() {
     return absl::FailedPreconditionError("ReceivePlan between Dispatch and Combine");
   }
   const SharedWord& plan_for = segment_->plan_for(rank_);
-  absl::Status status = WaitServing(
-      [&] { return plan_for.load(std::memory_order_acquire) != plan_number_; },
-      Clock::time_point::max(), [] {}, nullptr);
+  absl::Status status =
+      WaitServing([&] { return plan_for.load(std::memory_order_acquire) != plan_number_; },
+                  Clock::time_point::max(), [] {}, nullptr);
   if (!status.ok()) return Fail(std::move(status));
 
   const PlanHead& head = segment_->plan_head();
@@ -106,9 +106,9 @@ absl::StatusOr<ControlChannel::ReceivedPlan> RankGroup::ReceivePlan() {
   const uint64_t num_bytes = head.num_bytes;
   if (number < plan_number_ || number != head.number.load(std::memory_order_acquire) ||
       (plan_number_ != 0 && step <= plan_step_)) {
-    return Fail(absl::InternalError(
-        absl::StrCat("unexpected step: plan ", number, " of step ", step, " after plan ",
-                     plan_number_, " of step ", plan_step_)));
+    return Fail(
+        absl::InternalError(absl::StrCat("unexpected step: plan ", number, " of step ", step,
+                                         " after plan ", plan_number_, " of step ", plan_step_)));
   }
   if (num_bytes > kMaxPlanBytes) {
     return Fail(absl::InternalError(
@@ -181,14 +181,14 @@ absl::StatusOr<std::vector<std::string>> RankGroup::ReceiveResults(uint64_t step
   for (const int rank : ranks) {
     if (has_result(rank)) awaited[rank / 64].fetch_and(~BitOf(rank), std::memory_order_seq_cst);
   }
-  absl::Status status = WaitServing(
-      [&] { return first_missing() < 0; }, After(options_.step_deadline),
-      [&] {
-        for (const int rank : ranks) {
-          if (!has_result(rank)) bells_.RingAlways(rank);
-        }
-      },
-      nullptr);
+  absl::Status status =
+      WaitServing([&] { return first_missing() < 0; }, After(options_.step_deadline),
+                  [&] {
+                    for (const int rank : ranks) {
+                      if (!has_result(rank)) bells_.RingAlways(rank);
+                    }
+                  },
+                  nullptr);
   if (absl::IsDeadlineExceeded(status)) {
     status =
         DeadlineMissed(first_missing(), absl::StrCat("did not send its result of step ", step));

@@ -166,9 +166,8 @@ absl::StatusOr<bool> RankGroup::ServePending() {
 
 absl::Status RankGroup::Serve(int owner, uint64_t number) {
   if (number != num_served_[owner] + 1) {
-    return absl::InternalError(
-        absl::StrCat("the mailbox of ", Name(owner), " is corrupt: request ", number, " after ",
-                     num_served_[owner]));
+    return absl::InternalError(absl::StrCat("the mailbox of ", Name(owner), " is corrupt: request ",
+                                            number, " after ", num_served_[owner]));
   }
   num_served_[owner] = number;
   Request request;
@@ -216,8 +215,8 @@ absl::Status RankGroup::CheckWork(int owner, const Request& request) {
   const int last_layer = served_step_[owner] == request.step ? served_layer_[owner] : -1;
   if (request.layer < 0 || request.layer >= shape_.num_layers || request.layer <= last_layer) {
     return absl::InternalError(absl::StrCat("unexpected step: ", Name(owner), " sent layer ",
-                                            request.layer, " of step ", request.step, " after layer ",
-                                            last_layer));
+                                            request.layer, " of step ", request.step,
+                                            " after layer ", last_layer));
   }
   served_step_[owner] = request.step;
   served_layer_[owner] = request.layer;
@@ -242,8 +241,8 @@ void RankGroup::Answer(int owner) {
   // Releases the result rows to the owner, which acquires the word. One atomic operation both
   // answers and learns whether others are missing, so that only the last rank rings. (Of each 64
   // ranks: the owner looks at all words.)
-  const uint64_t before = segment_->unanswered(owner)[rank_ / 64].fetch_and(
-      ~BitOf(rank_), std::memory_order_acq_rel);
+  const uint64_t before =
+      segment_->unanswered(owner)[rank_ / 64].fetch_and(~BitOf(rank_), std::memory_order_acq_rel);
   if ((before & ~BitOf(rank_)) == 0) bells_.Ring(owner);
 }
 
@@ -311,9 +310,9 @@ absl::Status RankGroup::Dispatch(uint64_t step, int layer, int num_rows,
         absl::StrCat("layer ", layer, " of ", shape_.num_layers, " layers"));
   }
   if (has_dispatched_ && std::pair(step, layer) <= std::pair(dispatch_step_, dispatch_layer_)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("layer ", layer, " of step ", step, " after layer ", dispatch_layer_,
-                     " of step ", dispatch_step_));
+    return absl::FailedPreconditionError(absl::StrCat("layer ", layer, " of step ", step,
+                                                      " after layer ", dispatch_layer_, " of step ",
+                                                      dispatch_step_));
   }
   // Acquire: the plan that allowed this step happens before what is posted below.
   const uint64_t current = segment_->plan_head().step.load(std::memory_order_acquire);
@@ -321,8 +320,8 @@ absl::Status RankGroup::Dispatch(uint64_t step, int layer, int num_rows,
     return absl::FailedPreconditionError(
         absl::StrCat("step ", step, " has no plan: the current plan is of step ", current));
   }
-  const absl::Span<const int32_t> experts(expert_ids, size_t{static_cast<uint32_t>(num_rows)} *
-                                                          shape_.top_k);
+  const absl::Span<const int32_t> experts(expert_ids,
+                                          size_t{static_cast<uint32_t>(num_rows)} * shape_.top_k);
   for (const int32_t expert : experts) {
     if (expert < 0 || expert >= shape_.num_experts) {
       return absl::InvalidArgumentError(
@@ -373,9 +372,9 @@ absl::StatusOr<const kernels::BFloat16*> RankGroup::Combine() {
     status = WaitServing([this] { return AllAnswered(); }, After(options_.step_deadline),
                          [this] { NudgeUnanswered(); }, &combine_wait_ns_);
     if (absl::IsDeadlineExceeded(status)) {
-      status = DeadlineMissed(FirstUnanswered(),
-                              absl::StrCat("did not answer layer ", dispatch_layer_, " of step ",
-                                           dispatch_step_));
+      status = DeadlineMissed(
+          FirstUnanswered(),
+          absl::StrCat("did not answer layer ", dispatch_layer_, " of step ", dispatch_step_));
     }
   }
   if (!status.ok()) return Fail(std::move(status));
@@ -394,17 +393,16 @@ absl::Status RankGroup::CombineReplicated() {
   const int buffer = static_cast<int>(num_dispatches_ % 2);
   segment_->digest(buffer, rank_).store(digest_, std::memory_order_relaxed);
   Arrive();
-  absl::Status status = WaitForAll(
-      After(options_.step_deadline),
-      absl::StrCat("did not reach layer ", dispatch_layer_, " of step ", dispatch_step_),
-      &combine_wait_ns_);
+  absl::Status status =
+      WaitForAll(After(options_.step_deadline),
+                 absl::StrCat("did not reach layer ", dispatch_layer_, " of step ", dispatch_step_),
+                 &combine_wait_ns_);
   if (!status.ok()) return status;
   for (int rank = 0; rank < shape_.num_ranks; ++rank) {
     if (segment_->digest(buffer, rank).load(std::memory_order_relaxed) != digest_) {
-      return absl::InternalError(absl::StrCat("unexpected step: ", Name(rank),
-                                              " dispatched other rows than ", Name(rank_),
-                                              " in layer ", dispatch_layer_, " of step ",
-                                              dispatch_step_));
+      return absl::InternalError(
+          absl::StrCat("unexpected step: ", Name(rank), " dispatched other rows than ", Name(rank_),
+                       " in layer ", dispatch_layer_, " of step ", dispatch_step_));
     }
   }
   return absl::OkStatus();

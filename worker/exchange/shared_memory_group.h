@@ -52,8 +52,7 @@ class RankGroup final : public SharedMemoryGroup {
   ExchangeStats stats() const override;
   void Abort(std::string_view reason) override;
 
-  absl::Status SendPlan(uint64_t step, std::string_view plan,
-                        absl::Span<const int> ranks) override;
+  absl::Status SendPlan(uint64_t step, std::string_view plan, absl::Span<const int> ranks) override;
   absl::StatusOr<ReceivedPlan> ReceivePlan() override;
   absl::Status SendResult(uint64_t step, std::string_view result) override;
   absl::StatusOr<std::vector<std::string>> ReceiveResults(uint64_t step,
@@ -151,10 +150,10 @@ class RankGroup final : public SharedMemoryGroup {
   std::vector<int> served_layer_;         // [num_mailboxes]; -1: nothing served yet
   std::vector<RoutedRow> serving_pairs_;  // scratch: the private copy of a request's pairs
 
-  uint64_t plan_number_ = 0;          // leader: plans sent; others: number of the last one taken
-  uint64_t plan_step_ = 0;            // of that plan
-  uint64_t result_number_ = 0;        // plan number of the last result sent
-  std::vector<uint64_t> named_in_;    // [num_ranks], leader: last plan that names the rank
+  uint64_t plan_number_ = 0;        // leader: plans sent; others: number of the last one taken
+  uint64_t plan_step_ = 0;          // of that plan
+  uint64_t result_number_ = 0;      // plan number of the last result sent
+  std::vector<uint64_t> named_in_;  // [num_ranks], leader: last plan that names the rank
 
   // Read by any thread.
   std::atomic<int> suspect_{-1};

@@ -5,7 +5,7 @@
 // experts.gate_up_proj [E, 2 I, H], where rows [0, I) of an expert are gate and [I, 2 I) are up, and
 // experts.down_proj [E, H, I]. Each layer may be stored either way.
 //
-// Tested by tests/worker/model/tensor_layout_test.cc.
+// Tested by tests/worker/model/checkpoint_test.cc.
 #ifndef MOE_WORKER_MODEL_TENSOR_LAYOUT_H_
 #define MOE_WORKER_MODEL_TENSOR_LAYOUT_H_
 

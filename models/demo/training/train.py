@@ -1,6 +1,6 @@
 """Trains the demo model from the corpus beside this file and writes a transformers checkpoint.
 
-    python train.py --out .. --steps 6000
+    python train.py --out ..
 
 Needs torch, transformers and tokenizers. Training is in fp32 on the CPU; the checkpoint is rounded
 to bf16 at the end. The seed fixes data and initial weights; the last bits of the result can
@@ -175,12 +175,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--state", type=pathlib.Path, help="file for the training state, to stop and resume")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--rows", type=int, default=8, help="rows per step")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--rows", type=int, default=5, help="rows per step")
     parser.add_argument("--length", type=int, default=384, help="tokens per row")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--warmup", type=int, default=150)
-    parser.add_argument("--decay", type=float, default=0.4, help="share of steps with a falling rate")
+    parser.add_argument("--decay", type=float, default=0.5, help="share of steps with a falling rate")
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--second-phase", type=int, default=1000,
                         help="step from which 09_more_questions.txt takes part and --head-weight counts")
@@ -190,8 +190,8 @@ def main() -> None:
     parser.add_argument("--head-weight", type=float, default=4.0, help="weight of the first tokens of an answer")
     parser.add_argument("--vocab", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--export-every", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--export-every", type=int, default=200)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 

@@ -1,5 +1,5 @@
-// Speed of the kernels on the shapes of OLMoE-1B-7B (hidden 2048, 64 experts of 1024, top-8, 16 heads
-// of 128), on all CPUs of the machine.
+// Speed of the kernels on the shapes of OLMoE-1B-7B (hidden 2048, 64 experts of 1024, top-8, 16
+// heads of 128), on all CPUs of the machine.
 //   kernels_bench --benchmark_filter=Experts --benchmark_repetitions=5
 // GB_per_s counts the weights or the KV once, GFLOP_per_s two operations for each product. The
 // environment variables MOE_BENCH_LEVEL and MOE_BENCH_THREADS choose another CPU level or number of
@@ -134,11 +134,10 @@ void BM_Experts(benchmark::State& state) {
     std::vector<ExpertGroup> groups;
     for (int group = 0; group < num_groups; ++group) {
       const BFloat16* matrices = memory.data() + (first + group) % kExperts * 3 * kMatrix;
-      groups.push_back({.weights = {.gate = matrices,
-                                    .up = matrices + kMatrix,
-                                    .down = matrices + 2 * kMatrix},
-                        .rows = rows[group].data(),
-                        .num_rows = rows_per_group});
+      groups.push_back(
+          {.weights = {.gate = matrices, .up = matrices + kMatrix, .down = matrices + 2 * kMatrix},
+           .rows = rows[group].data(),
+           .num_rows = rows_per_group});
     }
     RunExperts(machine.context, groups.data(), num_groups, kHidden, kIntermediate, x.data(),
                kHidden, out.data(), &workspace);

@@ -51,9 +51,9 @@ class Simulation : public EventSink {
       EXPECT_EQ(event.position(), expected.tokens.size()) << "a gap or a double";
       EXPECT_NE(event.finish(), v1::TokenEvent::ERROR) << event.error();
       if (event.position() == 0 && expected.submit.sampling().num_prompt_logprobs() >= 0) {
-        ASSERT_EQ(event.prompt_logprobs_size(), expected.submit.prompt_tokens_size() - 1);
+        ASSERT_EQ(event.prompt_logprobs_size(), expected.submit.prompt_tokens_size());
         for (int i = 0; i < event.prompt_logprobs_size(); ++i) {
-          EXPECT_EQ(event.prompt_logprobs(i).logprob(), static_cast<float>(i + 1));
+          EXPECT_EQ(event.prompt_logprobs(i).logprob(), static_cast<float>(i));
         }
       } else {
         EXPECT_EQ(event.prompt_logprobs_size(), 0);

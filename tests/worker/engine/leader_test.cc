@@ -382,9 +382,9 @@ TEST_F(LeaderTest, PromptLogprobsOfAllChunksComeWithTheFirstToken) {
     ASSERT_TRUE(leader().Commit(plan, *owners.Run(plan), now_).ok());
   }
   ASSERT_EQ(received_.size(), 1u);
-  ASSERT_EQ(LastEvent().prompt_logprobs_size(), 9);
-  for (int i = 0; i < 9; ++i) {
-    EXPECT_EQ(LastEvent().prompt_logprobs(i).logprob(), static_cast<float>(i + 1));
+  ASSERT_EQ(LastEvent().prompt_logprobs_size(), 10);
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_EQ(LastEvent().prompt_logprobs(i).logprob(), static_cast<float>(i));
   }
 }
 

@@ -91,8 +91,7 @@ TEST(SegmentTest, BadBootstrapsAreRefusedWithoutTellingTheSecret) {
            {"a plain file", with(parts[1], absl::StrCat(plain), secret), unavailable},
            {"another memory file", with(parts[1], absl::StrCat(foreign), secret), unavailable},
            {"an unsealed memory file", with(parts[1], absl::StrCat(fake), secret), unavailable},
-           {"another secret", with(parts[1], parts[2], zeros),
-            absl::StatusCode::kPermissionDenied},
+           {"another secret", with(parts[1], parts[2], zeros), absl::StatusCode::kPermissionDenied},
        }) {
     const auto opened = Segment::Open(c.bootstrap, shape, kEpoch);
     EXPECT_EQ(opened.status().code(), c.code) << c.what << ": " << opened.status();
@@ -100,8 +99,9 @@ TEST(SegmentTest, BadBootstrapsAreRefusedWithoutTellingTheSecret) {
     EXPECT_FALSE(absl::StrContains(opened.status().ToString(), zeros)) << c.what;
   }
   ASSERT_EQ(fcntl(fake, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), 0);
-  EXPECT_EQ(Segment::Open(with(parts[1], absl::StrCat(fake), secret), shape, kEpoch).status().code(),
-            invalid);
+  EXPECT_EQ(
+      Segment::Open(with(parts[1], absl::StrCat(fake), secret), shape, kEpoch).status().code(),
+      invalid);
   close(plain);
   close(foreign);
   close(fake);
@@ -122,10 +122,7 @@ TEST(SegmentTest, AnotherEpochOrShapeIsRefusedByName) {
   for (const Case& c : std::vector<Case>{
            {"num_attention_ranks", [](GroupShape& s) { s.num_attention_ranks = 3; }},
            {"replicated", [](GroupShape& s) { s.replicated = true; }},
-           {"num_ranks",
-            [](GroupShape& s) {
-              s.num_ranks = 4;
-            }},
+           {"num_ranks", [](GroupShape& s) { s.num_ranks = 4; }},
            {"num_layers", [](GroupShape& s) { s.num_layers = 3; }},
            {"num_experts",
             [](GroupShape& s) {
@@ -180,8 +177,8 @@ TEST(SegmentTest, NoPartOverlapsAnother) {
   std::mt19937 random(3);
   for (int round = 0; round < 200; ++round) {
     const int num_ranks = std::uniform_int_distribution<int>(1, 130)(random);
-    GroupShape shape = RandomShape(
-        num_ranks, std::uniform_int_distribution<int>(1, num_ranks)(random), random);
+    GroupShape shape =
+        RandomShape(num_ranks, std::uniform_int_distribution<int>(1, num_ranks)(random), random);
     shape.replicated = round % 4 == 0;
     const SegmentLayout l = SegmentLayout::Of(shape);
     const size_t n = shape.num_ranks;

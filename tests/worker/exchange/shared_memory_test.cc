@@ -97,7 +97,7 @@ TEST(SharedMemoryTest, RandomGroupsGiveTheReferenceResults) {
     for (int num_owners = 1; num_owners <= num_ranks; ++num_owners) {
       SCOPED_TRACE(absl::StrCat(num_owners, " of ", num_ranks, " ranks own rows"));
       ThreadGroup threads(RandomShape(num_ranks, num_owners, random));
-      RunSteps(threads, 5, random());
+      RunSteps(threads, 5, static_cast<uint32_t>(random()));
     }
   }
 }
@@ -107,7 +107,7 @@ TEST(SharedMemoryTest, SixtyFourRanksGiveTheReferenceResults) {
   for (const int num_owners : {1, 2, 8, 64}) {
     SCOPED_TRACE(absl::StrCat(num_owners, " owners"));
     ThreadGroup threads(RandomShape(64, num_owners, random));
-    RunSteps(threads, 3, random());
+    RunSteps(threads, 3, static_cast<uint32_t>(random()));
   }
 }
 
@@ -125,7 +125,7 @@ TEST(SharedMemoryTest, ReplicatedGroupsGiveTheReferenceResults) {
     GroupShape shape = RandomShape(num_ranks, 1, random);
     shape.replicated = true;
     ThreadGroup threads(shape);
-    RunSteps(threads, 5, random());
+    RunSteps(threads, 5, static_cast<uint32_t>(random()));
   }
 }
 

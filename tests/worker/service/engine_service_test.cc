@@ -20,12 +20,12 @@
 #include "proto/engine.grpc.pb.h"
 #include "tests/worker/engine/fake_owners.h"
 
-namespace moe::service {
+namespace moe::engine {
 namespace {
 
-using engine::v1::EngineMessage;
-using engine::v1::GatewayMessage;
-using engine::v1::TokenEvent;
+using v1::EngineMessage;
+using v1::GatewayMessage;
+using v1::TokenEvent;
 using testing::ElementsAre;
 
 constexpr int kVocab = 1000;
@@ -34,7 +34,7 @@ constexpr int kVocab = 1000;
 // allowed.
 class FakeEngine {
  public:
-  FakeEngine(engine::Leader* leader, const engine::SchedulerLimits& limits)
+  FakeEngine(Leader* leader, const SchedulerLimits& limits)
       : leader_(leader), owners_(limits, kVocab), thread_([this] { Loop(); }) {}
   ~FakeEngine() {
     {
@@ -87,8 +87,8 @@ class FakeEngine {
     }
   }
 
-  engine::Leader* const leader_;
-  engine::FakeOwners owners_;
+  Leader* const leader_;
+  FakeOwners owners_;
   absl::Mutex mutex_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t num_allowed_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -101,9 +101,8 @@ constexpr int kAnyNumber = 1 << 30;
 class EngineServiceTest : public testing::Test {
  protected:
   EngineServiceTest() {
-    service_options_.numerics_id = "test-1";
-    service_options_.model_digest = "digest";
-    service_options_.stats_interval = absl::Milliseconds(5);
+    options_.numerics_id = "test-1";
+    options_.stats_interval = absl::Milliseconds(5);
     leader_options_.limits = {.num_owners = 1,
                               .max_sequences = 16,
                               .max_step_tokens = 1 << 20,
@@ -116,29 +115,22 @@ class EngineServiceTest : public testing::Test {
   }
 
   ~EngineServiceTest() override {
-    if (service_ != nullptr) service_->Shutdown();
-    if (server_ != nullptr) {
-      server_->Shutdown();
-      server_->Wait();
-    }
+    if (service_ != nullptr) service_->ClearLeader();
     engine_.reset();
     service_.reset();
   }
 
   void Serve() {
-    address_ = absl::StrCat("unix:", testing::TempDir(), "/engine-", getpid(), ".sock");
-    service_ = std::make_unique<EngineService>(service_options_);
-    grpc::ServerBuilder builder;
-    builder.AddListeningPort(address_, grpc::InsecureServerCredentials());
-    service_->Register(&builder);
-    server_ = builder.BuildAndStart();
-    ASSERT_NE(server_, nullptr);
+    options_.address = absl::StrCat("unix:", testing::TempDir(), "/engine-", getpid(), ".sock");
+    auto service = EngineService::Start(options_);
+    ASSERT_TRUE(service.ok()) << service.status();
+    service_ = *std::move(service);
   }
 
   void Lead(uint64_t epoch) {
-    leader_ = *engine::Leader::Create(leader_options_, epoch, service_.get());
+    leader_ = *Leader::Create(leader_options_, epoch, service_->sink());
     engine_ = std::make_unique<FakeEngine>(leader_.get(), leader_options_.limits);
-    service_->SetLeader(leader_.get());
+    service_->SetLeader(leader_.get(), "digest");
   }
 
   void StopLeading() {
@@ -151,7 +143,7 @@ class EngineServiceTest : public testing::Test {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(EngineService::kMaxSentBytes);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    return grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments);
+    return grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(), arguments);
   }
 
   // Waits for what other threads bring about; the test's own limit ends it otherwise.
@@ -159,13 +151,11 @@ class EngineServiceTest : public testing::Test {
     while (!condition()) absl::SleepFor(absl::Milliseconds(2));
   }
 
-  EngineServiceOptions service_options_;
-  engine::LeaderOptions leader_options_;
-  std::string address_;
+  EngineServiceOptions options_;
+  LeaderOptions leader_options_;
   std::unique_ptr<EngineService> service_;
-  std::unique_ptr<engine::Leader> leader_;
+  std::unique_ptr<Leader> leader_;
   std::unique_ptr<FakeEngine> engine_;
-  std::unique_ptr<grpc::Server> server_;
 };
 
 std::vector<int32_t> Prompt(int num_tokens, int first = 1) {
@@ -177,11 +167,11 @@ std::vector<int32_t> Prompt(int num_tokens, int first = 1) {
 GatewayMessage Request(uint64_t request, const std::vector<int32_t>& prompt, uint32_t max_tokens,
                        const std::vector<int32_t>& generated = {}) {
   GatewayMessage message;
-  engine::v1::Submit* submit = message.mutable_submit();
+  v1::Submit* submit = message.mutable_submit();
   submit->set_request(request);
   submit->mutable_prompt_tokens()->Assign(prompt.begin(), prompt.end());
   submit->mutable_generated_tokens()->Assign(generated.begin(), generated.end());
-  engine::v1::SamplingParams* sampling = submit->mutable_sampling();
+  v1::SamplingParams* sampling = submit->mutable_sampling();
   sampling->set_top_p(1);
   sampling->set_repetition_penalty(1);
   sampling->set_max_tokens(max_tokens);
@@ -194,7 +184,7 @@ GatewayMessage Request(uint64_t request, const std::vector<int32_t>& prompt, uin
 class Gateway {
  public:
   explicit Gateway(const std::shared_ptr<grpc::Channel>& channel)
-      : stub_(engine::v1::Engine::NewStub(channel)), stream_(stub_->Generate(&context_)) {}
+      : stub_(v1::Engine::NewStub(channel)), stream_(stub_->Generate(&context_)) {}
   ~Gateway() {
     if (stream_ == nullptr) return;
     context_.TryCancel();
@@ -255,13 +245,13 @@ class Gateway {
     return End();
   }
   void TryCancel() { context_.TryCancel(); }
-  const engine::v1::Welcome& welcome() const { return welcome_; }
+  const v1::Welcome& welcome() const { return welcome_; }
 
  private:
   grpc::ClientContext context_;
-  std::unique_ptr<engine::v1::Engine::Stub> stub_;
+  std::unique_ptr<v1::Engine::Stub> stub_;
   std::unique_ptr<grpc::ClientReaderWriter<GatewayMessage, EngineMessage>> stream_;
-  engine::v1::Welcome welcome_;
+  v1::Welcome welcome_;
 };
 
 TEST_F(EngineServiceTest, ARankThatDoesNotLeadSaysSo) {
@@ -275,7 +265,7 @@ TEST_F(EngineServiceTest, WelcomesWithWhatAGatewayMustKnow) {
   Lead(3);
   Gateway gateway(Connect());
   gateway.Greet();
-  const engine::v1::Welcome& welcome = gateway.welcome();
+  const v1::Welcome& welcome = gateway.welcome();
   EXPECT_EQ(welcome.epoch(), 3u);
   EXPECT_EQ(welcome.numerics_id(), "test-1");
   EXPECT_EQ(welcome.model_digest(), "digest");
@@ -325,9 +315,9 @@ TEST_F(EngineServiceTest, GeneratesForTwoGatewaysThatUseTheSameNumbers) {
   first.Write(Request(2, Prompt(40, 7), 30));
   const auto of_first = first.ReadToEnd(2);
   const auto of_second = second.ReadToEnd(1);
-  EXPECT_EQ(of_first.at(1), engine::FakeGeneration(Prompt(3), 20, kVocab));
-  EXPECT_EQ(of_first.at(2), engine::FakeGeneration(Prompt(40, 7), 30, kVocab));
-  EXPECT_EQ(of_second.at(1), engine::FakeGeneration(Prompt(5, 50), 10, kVocab));
+  EXPECT_EQ(of_first.at(1), FakeGeneration(Prompt(3), 20, kVocab));
+  EXPECT_EQ(of_first.at(2), FakeGeneration(Prompt(40, 7), 30, kVocab));
+  EXPECT_EQ(of_second.at(1), FakeGeneration(Prompt(5, 50), 10, kVocab));
   EXPECT_TRUE(first.Close().ok());
   EXPECT_TRUE(second.Close().ok());
 }
@@ -341,7 +331,7 @@ TEST_F(EngineServiceTest, RefusalsNameTheRequest) {
   const EngineMessage message = gateway.Read();
   ASSERT_TRUE(message.has_rejected());
   EXPECT_EQ(message.rejected().request(), 9u);
-  EXPECT_EQ(message.rejected().reason(), engine::v1::Rejected::INVALID);
+  EXPECT_EQ(message.rejected().reason(), v1::Rejected::INVALID);
 }
 
 TEST_F(EngineServiceTest, AFullQueueRefuses) {
@@ -355,7 +345,7 @@ TEST_F(EngineServiceTest, AFullQueueRefuses) {
   const EngineMessage message = gateway.Read();
   ASSERT_TRUE(message.has_rejected());
   EXPECT_EQ(message.rejected().request(), 32u);
-  EXPECT_EQ(message.rejected().reason(), engine::v1::Rejected::QUEUE_FULL);
+  EXPECT_EQ(message.rejected().reason(), v1::Rejected::QUEUE_FULL);
 }
 
 TEST_F(EngineServiceTest, ACancelledStreamFreesItsCacheAndDisturbsNoOther) {
@@ -375,7 +365,7 @@ TEST_F(EngineServiceTest, ACancelledStreamFreesItsCacheAndDisturbsNoOther) {
   gateway.reset();
   WaitUntil([&] { return service_->num_streams() == 1; });
   engine_->Allow(kAnyNumber);
-  EXPECT_EQ(other.ReadToEnd(1).at(1), engine::FakeGeneration(Prompt(5), 10, kVocab));
+  EXPECT_EQ(other.ReadToEnd(1).at(1), FakeGeneration(Prompt(5), 10, kVocab));
   WaitUntil([&] { return leader_->stats().num_running() == 0; });
   EXPECT_EQ(leader_->stats().kv_usage(), 0);
   EXPECT_FALSE(leader_->HasWork());
@@ -405,13 +395,13 @@ TEST_F(EngineServiceTest, ACancelledRequestEndsAlone) {
   gateway.Cancel(1);
   WaitUntil([&] { return !leader_->HasWork(); });
   gateway.Write(Request(2, Prompt(4), 6));
-  EXPECT_EQ(gateway.ReadToEnd(1).at(2), engine::FakeGeneration(Prompt(4), 6, kVocab));
+  EXPECT_EQ(gateway.ReadToEnd(1).at(2), FakeGeneration(Prompt(4), 6, kVocab));
 }
 
 TEST_F(EngineServiceTest, TheNextLeaderContinuesAtTheNextPosition) {
   Serve();
   Lead(3);
-  const std::vector<int32_t> complete = engine::FakeGeneration(Prompt(3), 12, kVocab);
+  const std::vector<int32_t> complete = FakeGeneration(Prompt(3), 12, kVocab);
   std::vector<int32_t> tokens;
   {
     Gateway gateway(Connect());
@@ -467,7 +457,7 @@ TEST_F(EngineServiceTest, StreamsLiveOnWhenTheSameLeaderEntersAnotherEpoch) {
     epoch = message.events().epoch();
     tokens.push_back(message.events().events(0).token());
   }
-  EXPECT_EQ(tokens, engine::FakeGeneration(Prompt(3), 12, kVocab));
+  EXPECT_EQ(tokens, FakeGeneration(Prompt(3), 12, kVocab));
   EXPECT_EQ(epoch, 4u);
 }
 
@@ -486,8 +476,8 @@ TEST_F(EngineServiceTest, StatsComeWithNoWorkToo) {
 }
 
 TEST_F(EngineServiceTest, StatsEndWhenTheEngineThreadIsDead) {
-  service_options_.stats_interval = absl::Milliseconds(1);
-  service_options_.engine_silence = absl::Milliseconds(50);
+  options_.stats_interval = absl::Milliseconds(1);
+  options_.engine_silence = absl::Milliseconds(50);
   Serve();
   Lead(3);
   Gateway gateway(Connect());
@@ -512,14 +502,14 @@ TEST_F(EngineServiceTest, StatsEndWhenTheEngineThreadIsDead) {
 }
 
 TEST_F(EngineServiceTest, AGatewayThatDoesNotReadIsClosed) {
-  service_options_.max_queued_bytes = 200 << 10;
+  options_.max_queued_bytes = 2 << 20;
   Serve();
   Lead(3);
   engine_->Allow(kAnyNumber);
   Gateway gateway(Connect());
   gateway.Greet();
   // One event of about 200 KB for each.
-  for (uint64_t request = 0; request < 12; ++request) {
+  for (uint64_t request = 0; request < 16; ++request) {
     GatewayMessage message = Request(request, Prompt(30000), 60000);
     message.mutable_submit()->mutable_sampling()->set_num_prompt_logprobs(0);
     if (!gateway.Write(message)) break;
@@ -530,7 +520,7 @@ TEST_F(EngineServiceTest, AGatewayThatDoesNotReadIsClosed) {
   Gateway other(Connect());
   other.Greet();
   other.Write(Request(1, Prompt(3), 4));
-  EXPECT_EQ(other.ReadToEnd(1).at(1), engine::FakeGeneration(Prompt(3), 4, kVocab));
+  EXPECT_EQ(other.ReadToEnd(1).at(1), FakeGeneration(Prompt(3), 4, kVocab));
 }
 
 TEST_F(EngineServiceTest, ManyEventsOfAStepAreCutIntoMessages) {
@@ -553,7 +543,7 @@ TEST_F(EngineServiceTest, ManyEventsOfAStepAreCutIntoMessages) {
     EXPECT_LT(message.ByteSizeLong(), size_t{2} << 20);
     ++num_messages[message.events().step()];
     for (const TokenEvent& event : message.events().events()) {
-      EXPECT_EQ(event.prompt_logprobs_size(), 19999);
+      EXPECT_EQ(event.prompt_logprobs_size(), 20000);
       ++num_events;
     }
   }
@@ -563,7 +553,7 @@ TEST_F(EngineServiceTest, ManyEventsOfAStepAreCutIntoMessages) {
 }
 
 TEST_F(EngineServiceTest, MoreStreamsThanTheLimitAreRefused) {
-  service_options_.max_streams = 2;
+  options_.max_streams = 2;
   Serve();
   Lead(3);
   Gateway first(Connect());
@@ -581,7 +571,7 @@ TEST_F(EngineServiceTest, MoreStreamsThanTheLimitAreRefused) {
 }
 
 TEST_F(EngineServiceTest, AStreamThatSaysNothingIsClosed) {
-  service_options_.greeting_deadline = absl::Milliseconds(20);
+  options_.greeting_deadline = absl::Milliseconds(20);
   Serve();
   Lead(3);
   Gateway gateway(Connect());
@@ -599,10 +589,10 @@ TEST_F(EngineServiceTest, AMessageThatIsTooLargeEndsTheStreamAndNothingElse) {
   Gateway other(Connect());
   other.Greet();
   other.Write(Request(1, Prompt(3), 4));
-  EXPECT_EQ(other.ReadToEnd(1).at(1), engine::FakeGeneration(Prompt(3), 4, kVocab));
+  EXPECT_EQ(other.ReadToEnd(1).at(1), FakeGeneration(Prompt(3), 4, kVocab));
 }
 
-TEST_F(EngineServiceTest, ShutdownEndsStreamsInTheMiddleOfWork) {
+TEST_F(EngineServiceTest, TheEndOfTheServiceEndsStreamsInTheMiddleOfWork) {
   Serve();
   Lead(3);
   engine_->Allow(kAnyNumber);
@@ -610,11 +600,49 @@ TEST_F(EngineServiceTest, ShutdownEndsStreamsInTheMiddleOfWork) {
   gateway.Greet();
   gateway.Write(Request(1, Prompt(3), 90000));
   EXPECT_TRUE(gateway.Read().has_events());
-  service_->Shutdown();
+  // The engine thread still sends events; they go nowhere.
+  service_->ClearLeader();
   EXPECT_EQ(gateway.End().error_code(), grpc::StatusCode::UNAVAILABLE);
-  Gateway late(Connect());
-  EXPECT_EQ(late.End().error_code(), grpc::StatusCode::UNAVAILABLE);
+  engine_.reset();
+  Lead(4);
+  engine_->Allow(kAnyNumber);
+  Gateway second(Connect());
+  second.Greet();
+  second.Write(Request(1, Prompt(3), 90000));
+  EXPECT_TRUE(second.Read().has_events());
+  std::thread reader([&] { EXPECT_EQ(second.End().error_code(), grpc::StatusCode::UNAVAILABLE); });
+  service_->ClearLeader();
+  engine_.reset();
+  leader_.reset();
+  service_.reset();
+  reader.join();
+}
+
+TEST_F(EngineServiceTest, TheServiceEndsUnderStreamsThatAreOpen) {
+  Serve();
+  Lead(3);
+  Gateway gateway(Connect());
+  gateway.Greet();
+  engine_.reset();
+  service_.reset();
+  EXPECT_EQ(gateway.End().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(EngineServiceTest, AnAddressThatCannotBeListenedOnIsAnError) {
+  options_.address = "unix:/no/such/folder/engine.sock";
+  EXPECT_EQ(EngineService::Start(options_).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(EngineServiceTest, SettingTheSameLeaderAgainKeepsItsStreams) {
+  Serve();
+  Lead(3);
+  engine_->Allow(kAnyNumber);
+  Gateway gateway(Connect());
+  gateway.Greet();
+  service_->SetLeader(leader_.get(), "digest");
+  gateway.Write(Request(1, Prompt(3), 4));
+  EXPECT_EQ(gateway.ReadToEnd(1).at(1), FakeGeneration(Prompt(3), 4, kVocab));
 }
 
 }  // namespace
-}  // namespace moe::service
+}  // namespace moe::engine

@@ -1,0 +1,85 @@
+// A coordinator and leaders in this process, on unix sockets, that speak the real protocols with
+// scripted tokens. Leaders can be killed, can lie, and can be full.
+#ifndef MOE_TESTS_GATEWAY_TESTING_FAKE_ENGINE_H_
+#define MOE_TESTS_GATEWAY_TESTING_FAKE_ENGINE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "grpcpp/grpcpp.h"
+#include "proto/coordinator.grpc.pb.h"
+#include "proto/engine.grpc.pb.h"
+
+namespace moe::gateway::testing {
+
+struct FakeLeaderOptions {
+  std::string address;
+  uint64_t epoch = 1;
+  std::string numerics_id = "cpu-test-1";
+  std::string model_digest = "digest";
+  std::vector<int32_t> answer;
+  absl::Duration token_interval = absl::Milliseconds(2);
+  // Changes what is about to be sent for one token: drop it, send it twice, change its position.
+  std::function<std::vector<engine::v1::TokenEvent>(const engine::v1::TokenEvent&)> distort;
+  int die_after = -1;          // so many tokens of one stream; then every stream ends
+  int refuse_submissions = 0;  // so many first ones with QUEUE_FULL
+};
+
+// One rank that leads. The destructor ends its streams.
+class FakeLeader : public engine::v1::Engine::Service {
+ public:
+  explicit FakeLeader(FakeLeaderOptions options);
+  ~FakeLeader() override;
+
+  // Ends all streams and stops to answer, as a killed process does.
+  void Kill();
+  std::vector<engine::v1::Submit> submissions() const;
+  int num_cancels() const;
+
+ private:
+  struct Stream;
+  grpc::Status Generate(
+      grpc::ServerContext* context,
+      grpc::ServerReaderWriter<engine::v1::EngineMessage, engine::v1::GatewayMessage>* stream)
+      override;
+  void Send(Stream& stream);
+
+  const FakeLeaderOptions options_;
+  mutable absl::Mutex mutex_;
+  bool dead_ ABSL_GUARDED_BY(mutex_) = false;
+  int num_refused_ ABSL_GUARDED_BY(mutex_) = 0;
+  int num_cancels_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<engine::v1::Submit> submissions_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<grpc::Server> server_;
+};
+
+class FakeCoordinator : public coordinator::v1::Coordinator::Service {
+ public:
+  explicit FakeCoordinator(const std::string& address);
+  ~FakeCoordinator() override;
+
+  void Set(const coordinator::v1::GroupState& state);
+  // ACTIVE with this leader.
+  void SetLeader(const std::string& address, uint64_t epoch);
+
+ private:
+  grpc::Status WatchGroup(grpc::ServerContext* context,
+                          const coordinator::v1::WatchGroupRequest* request,
+                          grpc::ServerWriter<coordinator::v1::GroupState>* writer) override;
+
+  absl::Mutex mutex_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t version_ ABSL_GUARDED_BY(mutex_) = 0;
+  coordinator::v1::GroupState state_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace moe::gateway::testing
+
+#endif  // MOE_TESTS_GATEWAY_TESTING_FAKE_ENGINE_H_

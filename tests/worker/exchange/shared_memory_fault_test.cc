@@ -1,0 +1,575 @@
+// Ranks that die, stop, lie or give up: what the survivors get. Ranks are threads where a corrupt
+// peer is played by hand, and forked processes where one is killed.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/worker/exchange/fake_group.h"
+#include "worker/exchange/shared_memory.h"
+
+namespace moe::exchange {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr SharedMemoryOptions kShortDeadline{.step_deadline = absl::Milliseconds(300)};
+
+// Every row to every rank.
+std::vector<int32_t> AllExperts(const GroupShape& shape) {
+  std::vector<int32_t> ids;
+  for (int row = 0; row < shape.max_rows; ++row) {
+    for (int expert = 0; expert < shape.top_k; ++expert) ids.push_back(expert);
+  }
+  return ids;
+}
+
+// ---- Abort
+
+TEST(SharedMemoryAbortTest, EndsEveryKindOfWaitAtOnceAndForGood) {
+  for (const bool replicated : {false, true}) {
+    GroupShape shape = SmallShape(4, 2);
+    shape.replicated = replicated;
+    ThreadGroup threads(shape);
+    threads.ConnectAll();
+    const std::vector<int32_t> ids = AllExperts(shape);
+    std::vector<std::thread> waiting;
+    std::atomic<bool> plan_sent{false};
+    // Rank 0 waits for a result, 1 for outputs of rank 3, which never serves, 2 for a plan.
+    waiting.emplace_back([&] {
+      ASSERT_TRUE(threads.ranks[0]->SendPlan(1, "", {1}).ok());
+      plan_sent = true;
+      EXPECT_EQ(threads.ranks[0]->ReceiveResults(1, {1}).status().code(),
+                absl::StatusCode::kAborted);
+    });
+    waiting.emplace_back([&] {
+      ASSERT_TRUE(threads.ranks[1]->ReceivePlan().ok());
+      ASSERT_TRUE(threads.ranks[1]->Dispatch(1, 0, 1, ids.data()).ok());
+      EXPECT_EQ(threads.ranks[1]->Combine().status().code(), absl::StatusCode::kAborted);
+    });
+    waiting.emplace_back([&] {
+      auto& group = *threads.ranks[2];
+      while (!plan_sent) std::this_thread::yield();
+      if (replicated) {
+        ASSERT_TRUE(group.ReceivePlan().ok());
+      }
+      EXPECT_EQ(group.ReceivePlan().status().code(), absl::StatusCode::kAborted);
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    for (int rank = 0; rank < 3; ++rank) threads.ranks[rank]->Abort("the first reason");
+    for (std::thread& thread : waiting) thread.join();
+
+    RankGroup& group = *threads.ranks[0];
+    group.Abort("another reason");
+    for (const absl::Status& status :
+         {group.SendPlan(2, "", {}), group.Dispatch(1, 0, 1, ids.data()), group.Combine().status(),
+          group.ReceiveResults(1, {1}).status(), threads.ranks[2]->ReceivePlan().status(),
+          threads.ranks[2]->SendResult(1, "")}) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
+      EXPECT_THAT(status.ToString(), HasSubstr("the first reason"));
+    }
+    EXPECT_EQ(group.suspect(), -1);
+  }
+}
+
+TEST(SharedMemoryAbortTest, EndsConnect) {
+  ThreadGroup threads(SmallShape(2, 1), {.join_deadline = absl::InfiniteDuration()});
+  std::thread waiting(
+      [&] { EXPECT_EQ(threads.ranks[0]->Connect().code(), absl::StatusCode::kAborted); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  threads.ranks[0]->Abort("no more");
+  waiting.join();
+}
+
+// ---- Deadlines
+
+TEST(SharedMemoryDeadlineTest, ConnectNamesTheLowestMissingRank) {
+  for (const bool replicated : {false, true}) {
+    GroupShape shape = SmallShape(5, 2);
+    shape.replicated = replicated;
+    ThreadGroup threads(shape, {.join_deadline = absl::Milliseconds(200)});
+    threads.RunAll([&](int rank, SharedMemoryGroup& group) {
+      if (rank == 2 || rank == 4) return;
+      const absl::Status status = group.Connect();
+      EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
+      EXPECT_THAT(status.ToString(), HasSubstr("rank 2 did not join"));
+      EXPECT_EQ(group.suspect(), 2);
+    });
+  }
+}
+
+TEST(SharedMemoryDeadlineTest, CombineNamesTheRankThatDoesNotServe) {
+  const GroupShape shape = SmallShape(4, 1);
+  ThreadGroup threads(shape, kShortDeadline);
+  threads.ConnectAll();
+  const std::vector<int32_t> ids = AllExperts(shape);
+  threads.RunAll([&](int rank, SharedMemoryGroup& group) {
+    if (rank == 2) return;
+    if (rank != 0) {
+      EXPECT_EQ(group.ReceivePlan().status().code(), absl::StatusCode::kAborted);
+      return;
+    }
+    ASSERT_TRUE(group.SendPlan(1, "", {}).ok());
+    ASSERT_TRUE(group.Dispatch(1, 0, 2, ids.data()).ok());
+    const absl::Status status = group.Combine().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
+    EXPECT_THAT(status.ToString(), HasSubstr("rank 2 did not answer layer 0 of step 1"));
+    EXPECT_EQ(group.suspect(), 2);
+    // The epoch is over for this rank.
+    EXPECT_EQ(group.SendPlan(2, "", {}).code(), absl::StatusCode::kDeadlineExceeded);
+    for (const int other : {1, 3}) threads.ranks[other]->Abort("done");
+  });
+}
+
+TEST(SharedMemoryDeadlineTest, ReplicatedCombineNamesTheRankThatDoesNotArrive) {
+  GroupShape shape = SmallShape(4, 1);
+  shape.replicated = true;
+  ThreadGroup threads(shape, kShortDeadline);
+  threads.ConnectAll();
+  const std::vector<int32_t> ids = AllExperts(shape);
+  threads.RunAll([&](int rank, SharedMemoryGroup& group) {
+    if (rank == 0) {
+      ASSERT_TRUE(group.SendPlan(1, "", {}).ok());
+    } else {
+      ASSERT_TRUE(group.ReceivePlan().ok());
+    }
+    if (rank == 3) return;
+    ASSERT_TRUE(group.Dispatch(1, 0, 2, ids.data()).ok());
+    EXPECT_EQ(group.Combine().status().code(), absl::StatusCode::kDeadlineExceeded);
+    EXPECT_EQ(group.suspect(), 3);
+  });
+}
+
+TEST(SharedMemoryDeadlineTest, ReceiveResultsNamesTheRankThatSendsNone) {
+  const GroupShape shape = SmallShape(4, 4);
+  ThreadGroup threads(shape, kShortDeadline);
+  threads.ConnectAll();
+  threads.RunAll([&](int rank, SharedMemoryGroup& group) {
+    if (rank != 0) {
+      ASSERT_TRUE(group.ReceivePlan().ok());
+      if (rank != 2) {
+        ASSERT_TRUE(group.SendResult(1, "").ok());
+      }
+      return;
+    }
+    ASSERT_TRUE(group.SendPlan(1, "", {1, 2, 3}).ok());
+    EXPECT_EQ(group.ReceiveResults(1, {1, 2, 3}).status().code(),
+              absl::StatusCode::kDeadlineExceeded);
+    EXPECT_EQ(group.suspect(), 2);
+  });
+}
+
+TEST(SharedMemoryDeadlineTest, AWakeUpThatGotLostIsMadeUpFor) {
+  const GroupShape shape = SmallShape(2, 1);
+  ThreadGroup threads(shape, {.step_deadline = absl::Seconds(2)});
+  threads.ConnectAll();
+  const std::vector<int32_t> ids = AllExperts(shape);
+  std::thread server([&] {
+    EXPECT_EQ(threads.ranks[1]->ReceivePlan().status().code(), absl::StatusCode::kAborted);
+  });
+  while ((threads.segment->bells()->sleeping.load() & 2u) == 0) std::this_thread::yield();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  threads.segment->bells()->sleeping.store(0);  // as a ringer that died before its system call
+  RankGroup& leader = *threads.ranks[0];
+  ASSERT_TRUE(leader.SendPlan(1, "", {}).ok());
+  ASSERT_TRUE(leader.Dispatch(1, 0, 1, ids.data()).ok());
+  EXPECT_TRUE(leader.Combine().ok());
+  threads.ranks[1]->Abort("done");
+  server.join();
+}
+
+// ---- Corrupt peers. Rank 1 of 3 waits for a plan; the segment holds what a broken rank 0 wrote.
+
+struct Corruption {
+  std::string what;
+  std::function<void(Segment&)> write;
+  std::string message;
+};
+
+// A good request of rank 0 for rank 1, to be spoilt.
+void WriteGoodRequest(Segment& segment, int layer = 0) {
+  segment.plan_head().step.store(1);
+  segment.plan_head().number.store(1);
+  segment.unanswered(0)[0].store(2);
+  segment.pairs(0)[0] = {1, 0, 1};
+  segment.pairs(0)[1] = {1, 1, 4};
+  segment.request(0, 1) = {1, layer, 2, 0, 0};
+}
+
+TEST(SharedMemoryCorruptionTest, APeersNonsenseGivesAStatusNotACrash) {
+  const auto post = [](Segment& segment) { segment.requests(1)[0].fetch_add(1); };
+  const std::vector<Corruption> cases = {
+      {"a request number from nowhere",
+       [](Segment& s) { s.requests(1)[0].store(0xdeadbeefdeadbeef); }, "corrupt: request"},
+      {"a request number that goes back", [](Segment& s) { s.requests(1)[0].store(0); },
+       "corrupt: request"},
+      {"an older step",
+       [&](Segment& s) {
+         s.request(0, 1).step = 0;
+         post(s);
+       },
+       "unexpected step"},
+      {"a later step",
+       [&](Segment& s) {
+         s.request(0, 1).step = 2;
+         post(s);
+       },
+       "unexpected step"},
+      {"a step before any plan",
+       [&](Segment& s) {
+         s.plan_head().number.store(0);
+         post(s);
+       },
+       "unexpected step"},
+      {"a layer that is none",
+       [&](Segment& s) {
+         s.request(0, 1).layer = 2;
+         post(s);
+       },
+       "unexpected step"},
+      {"a negative layer",
+       [&](Segment& s) {
+         s.request(0, 1).layer = -1;
+         post(s);
+       },
+       "unexpected step"},
+      {"a canary after joining",
+       [&](Segment& s) {
+         s.request(0, 1).step = ~uint64_t{0};
+         post(s);
+       },
+       "canary"},
+      {"no pairs",
+       [&](Segment& s) {
+         s.request(0, 1).num_pairs = 0;
+         post(s);
+       },
+       "corrupt"},
+      {"negative pairs",
+       [&](Segment& s) {
+         s.request(0, 1).num_pairs = -1;
+         post(s);
+       },
+       "corrupt"},
+      {"too many pairs",
+       [&](Segment& s) {
+         s.request(0, 1).num_pairs = 10;
+         post(s);
+       },
+       "corrupt"},
+      {"huge numbers of pairs",
+       [&](Segment& s) {
+         s.request(0, 1).num_pairs = INT32_MAX;
+         post(s);
+       },
+       "corrupt"},
+      {"pairs past the end",
+       [&](Segment& s) {
+         s.request(0, 1).first_pair = INT32_MAX;
+         post(s);
+       },
+       "corrupt"},
+      {"pairs before the start",
+       [&](Segment& s) {
+         s.request(0, 1).first_pair = -1;
+         post(s);
+       },
+       "corrupt"},
+      {"an input row past the end",
+       [&](Segment& s) {
+         s.pairs(0)[1].x_row = 3;
+         post(s);
+       },
+       "corrupt"},
+      {"an output row past the end",
+       [&](Segment& s) {
+         s.pairs(0)[1].out_row = 9;
+         post(s);
+       },
+       "corrupt"},
+      {"a negative output row",
+       [&](Segment& s) {
+         s.pairs(0)[0].out_row = -1;
+         post(s);
+       },
+       "corrupt"},
+      {"another rank's expert",
+       [&](Segment& s) {
+         s.pairs(0)[0].expert = 2;
+         post(s);
+       },
+       "corrupt: expert 2"},
+      {"an expert that is none",
+       [&](Segment& s) {
+         s.pairs(0)[0].expert = 3;
+         post(s);
+       },
+       "corrupt: expert 3"},
+      {"a negative expert",
+       [&](Segment& s) {
+         s.pairs(0)[0].expert = -7;
+         post(s);
+       },
+       "corrupt: expert -7"},
+      {"rows out of order",
+       [&](Segment& s) {
+         std::swap(s.pairs(0)[0], s.pairs(0)[1]);
+         post(s);
+       },
+       "out of order"},
+      {"a row twice",
+       [&](Segment& s) {
+         s.pairs(0)[1] = s.pairs(0)[0];
+         post(s);
+       },
+       "out of order"},
+      {"a plan number from nowhere", [](Segment& s) { s.plan_for(1).store(77); },
+       "unexpected step"},
+      {"a plan that is too large",
+       [](Segment& s) {
+         s.plan_head().num_bytes = ~uint64_t{0};
+         s.plan_for(1).store(1);
+       },
+       "corrupt: 18446744073709551615 bytes"},
+  };
+  for (const Corruption& corruption : cases) {
+    SCOPED_TRACE(corruption.what);
+    ThreadGroup threads(SmallShape(3, 2));
+    threads.ConnectAll();
+    WriteGoodRequest(*threads.segment);
+    corruption.write(*threads.segment);
+    const absl::Status status = threads.ranks[1]->ReceivePlan().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+    EXPECT_THAT(status.ToString(), HasSubstr(corruption.message));
+    EXPECT_EQ(threads.ranks[1]->ReceivePlan().status(), status);
+    EXPECT_EQ(threads.experts[1]->num_runs, 0);
+  }
+}
+
+TEST(SharedMemoryCorruptionTest, TheRequestThatTheOthersSpoilIsServedWhenWhole) {
+  ThreadGroup threads(SmallShape(3, 2));
+  threads.ConnectAll();
+  WriteGoodRequest(*threads.segment);
+  threads.segment->requests(1)[0].fetch_add(1);
+  std::thread server([&] {
+    EXPECT_EQ(threads.ranks[1]->ReceivePlan().status().code(), absl::StatusCode::kAborted);
+  });
+  while (threads.segment->unanswered(0)[0].load() != 0) std::this_thread::yield();
+  threads.ranks[1]->Abort("done");
+  server.join();
+  EXPECT_EQ(threads.experts[1]->num_rows, 2);
+}
+
+TEST(SharedMemoryCorruptionTest, ALayerThatGoesBackIsRefused) {
+  ThreadGroup threads(SmallShape(3, 2));
+  threads.ConnectAll();
+  WriteGoodRequest(*threads.segment, /*layer=*/1);
+  threads.segment->requests(1)[0].fetch_add(1);
+  absl::Status status;
+  std::thread server([&] { status = threads.ranks[1]->ReceivePlan().status(); });
+  while (threads.segment->unanswered(0)[0].load() != 0) std::this_thread::yield();
+  WriteGoodRequest(*threads.segment, /*layer=*/1);
+  threads.segment->requests(1)[0].fetch_add(1);
+  threads.ranks[0]->Abort("unused");
+  Doorbells(threads.segment->bells()).Ring(1);
+  server.join();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(status.ToString(), HasSubstr("sent layer 1 of step 1 after layer 1"));
+}
+
+TEST(SharedMemoryCorruptionTest, AResultThatIsTooLargeIsRefused) {
+  ThreadGroup threads(SmallShape(2, 1));
+  threads.ConnectAll();
+  ASSERT_TRUE(threads.ranks[0]->SendPlan(1, "", {1}).ok());
+  threads.segment->result_head(1).num_bytes = kMaxResultBytes + 1;
+  threads.segment->result_head(1).number.store(1);
+  EXPECT_EQ(threads.ranks[0]->ReceiveResults(1, {1}).status().code(), absl::StatusCode::kInternal);
+}
+
+TEST(SharedMemoryCorruptionTest, ReplicatedRanksThatDivergeAreDetected) {
+  GroupShape shape = SmallShape(3, 1);
+  shape.replicated = true;
+  shape.top_k = 1;
+  ThreadGroup threads(shape, kShortDeadline);
+  threads.ConnectAll();
+  threads.RunAll([&](int rank, SharedMemoryGroup& group) {
+    if (rank == 0) {
+      ASSERT_TRUE(group.SendPlan(1, "", {}).ok());
+    } else {
+      ASSERT_TRUE(group.ReceivePlan().ok());
+    }
+    const std::vector<int32_t> ids = {rank == 2 ? 1 : 0};
+    ASSERT_TRUE(group.Dispatch(1, 0, 1, ids.data()).ok());
+    const absl::Status status = group.Combine().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+  });
+}
+
+// ---- Processes that die
+
+// Forks a rank that runs `body` and exits with its value.
+pid_t ForkRank(const std::function<int()>& body) {
+  const pid_t pid = fork();
+  if (pid == 0) _exit(body());
+  return pid;
+}
+
+int WaitFor(pid_t pid) {
+  int status = 0;
+  EXPECT_EQ(waitpid(pid, &status, 0), pid);
+  return status;
+}
+
+// Opens and connects rank `rank`, then serves until the leader's memory says otherwise.
+int ServeAsProcess(const std::string& bootstrap, const GroupShape& shape, int rank,
+                   const std::function<void(int)>& before_run) {
+  FakeExperts experts(shape, rank);
+  experts.before_run = before_run;
+  auto group = SharedMemoryGroup::Open(bootstrap, shape, 1, rank, &experts, {});
+  if (!group.ok() || !(*group)->Connect().ok()) return 10;
+  auto plan = (*group)->ReceivePlan();
+  return plan.ok() && plan->plan == "end" ? 0 : 11;
+}
+
+TEST(SharedMemoryProcessTest, ProcessesGiveTheReferenceResults) {
+  std::mt19937 random(21);
+  GroupShape shape = RandomShape(6, 1, random);
+  FakeExperts experts(shape, 0);
+  auto leader = SharedMemoryGroup::Create(shape, 1, &experts, {});
+  ASSERT_TRUE(leader.ok()) << leader.status();
+  std::vector<pid_t> children;
+  for (int rank = 1; rank < shape.num_ranks; ++rank) {
+    children.push_back(ForkRank(
+        [&, rank] { return ServeAsProcess((*leader)->bootstrap(), shape, rank, nullptr); }));
+  }
+  ASSERT_TRUE((*leader)->Connect().ok());
+  for (uint64_t step = 1; step <= 20; ++step) {
+    ASSERT_TRUE((*leader)->SendPlan(step, "", {}).ok());
+    for (int layer = 0; layer < shape.num_layers; ++layer) {
+      const auto ids = RandomRouting(shape, shape.max_rows, (*leader)->rows(), random);
+      ASSERT_TRUE((*leader)->Dispatch(step, layer, shape.max_rows, ids.data()).ok());
+      auto results = (*leader)->Combine();
+      ASSERT_TRUE(results.ok()) << results.status();
+      EXPECT_EQ(CountWrong(shape, layer, shape.max_rows, (*leader)->rows(), ids, *results), 0);
+    }
+  }
+  ASSERT_TRUE((*leader)->SendPlan(21, "end", {1, 2, 3, 4, 5}).ok());
+  for (const pid_t child : children) EXPECT_EQ(WaitFor(child), 0);
+}
+
+// A rank is killed inside its experts (while its owner combines) or at a random moment of many
+// steps. The survivors time out with the right suspect, or are aborted by whoever saw it die.
+TEST(SharedMemoryProcessTest, AKilledExpertRankIsTheSuspect) {
+  const GroupShape shape = SmallShape(4, 1);
+  for (const bool abort : {false, true}) {
+    FakeExperts experts(shape, 0);
+    auto leader = SharedMemoryGroup::Create(shape, 1, &experts, kShortDeadline);
+    ASSERT_TRUE(leader.ok()) << leader.status();
+    std::vector<pid_t> children;
+    for (int rank = 1; rank < shape.num_ranks; ++rank) {
+      children.push_back(ForkRank([&, rank] {
+        return ServeAsProcess((*leader)->bootstrap(), shape, rank, [rank](int layer) {
+          if (rank == 2 && layer == 1) raise(SIGKILL);
+        });
+      }));
+    }
+    ASSERT_TRUE((*leader)->Connect().ok());
+    ASSERT_TRUE((*leader)->SendPlan(1, "", {}).ok());
+    const std::vector<int32_t> ids = AllExperts(shape);
+    ASSERT_TRUE((*leader)->Dispatch(1, 0, 3, ids.data()).ok());
+    ASSERT_TRUE((*leader)->Combine().ok());
+    ASSERT_TRUE((*leader)->Dispatch(1, 1, 3, ids.data()).ok());
+    std::thread watcher([&] {
+      EXPECT_TRUE(WIFSIGNALED(WaitFor(children[1])));
+      if (abort) (*leader)->Abort("rank 2 died");
+    });
+    const absl::Status status = (*leader)->Combine().status();
+    watcher.join();
+    if (abort) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << status;
+    } else {
+      EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
+      EXPECT_EQ((*leader)->suspect(), 2);
+    }
+    for (const pid_t child : {children[0], children[2]}) {
+      kill(child, SIGKILL);
+      WaitFor(child);
+    }
+  }
+}
+
+TEST(SharedMemoryProcessTest, ARankKilledAtAnyMomentIsTheSuspect) {
+  const GroupShape shape = SmallShape(3, 1);
+  std::mt19937 random(22);
+  for (int round = 0; round < 20; ++round) {
+    FakeExperts experts(shape, 0);
+    auto leader = SharedMemoryGroup::Create(shape, 1, &experts, kShortDeadline);
+    ASSERT_TRUE(leader.ok()) << leader.status();
+    std::vector<pid_t> children;
+    for (int rank = 1; rank < shape.num_ranks; ++rank) {
+      children.push_back(ForkRank(
+          [&, rank] { return ServeAsProcess((*leader)->bootstrap(), shape, rank, nullptr); }));
+    }
+    ASSERT_TRUE((*leader)->Connect().ok());
+    const int victim = 1 + round % 2;
+    const auto delay =
+        std::chrono::microseconds(std::uniform_int_distribution<int>(0, 5000)(random));
+    std::thread killer([&] {
+      std::this_thread::sleep_for(delay);
+      kill(children[victim - 1], SIGKILL);
+    });
+    const std::vector<int32_t> ids = AllExperts(shape);
+    absl::Status status;
+    for (uint64_t step = 1; status.ok(); ++step) {
+      ASSERT_TRUE((*leader)->SendPlan(step, "", {}).ok());
+      for (int layer = 0; layer < shape.num_layers && status.ok(); ++layer) {
+        ASSERT_TRUE((*leader)->Dispatch(step, layer, 3, ids.data()).ok());
+        status = (*leader)->Combine().status();
+      }
+    }
+    killer.join();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
+    EXPECT_EQ((*leader)->suspect(), victim);
+    kill(children[2 - victim], SIGKILL);
+    for (const pid_t child : children) WaitFor(child);
+  }
+}
+
+TEST(SharedMemoryProcessTest, AKilledOwnerIsTheSuspectOfTheLeader) {
+  const GroupShape shape = SmallShape(3, 2);
+  FakeExperts experts(shape, 0);
+  auto leader = SharedMemoryGroup::Create(shape, 1, &experts, kShortDeadline);
+  ASSERT_TRUE(leader.ok()) << leader.status();
+  const std::vector<int32_t> ids = AllExperts(shape);
+  const pid_t owner = ForkRank([&] {
+    FakeExperts own(shape, 1);
+    auto group = SharedMemoryGroup::Open((*leader)->bootstrap(), shape, 1, 1, &own, {});
+    if (!group.ok() || !(*group)->Connect().ok() || !(*group)->ReceivePlan().ok()) return 10;
+    if (!(*group)->Dispatch(1, 0, 2, ids.data()).ok()) return 11;
+    raise(SIGKILL);  // after Dispatch, before Combine
+    return 12;
+  });
+  const pid_t server =
+      ForkRank([&] { return ServeAsProcess((*leader)->bootstrap(), shape, 2, nullptr); });
+  ASSERT_TRUE((*leader)->Connect().ok());
+  ASSERT_TRUE((*leader)->SendPlan(1, "", {1}).ok());
+  // The leader still serves the dead owner's rows: that is not yet an error.
+  EXPECT_EQ((*leader)->ReceiveResults(1, {1}).status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ((*leader)->suspect(), 1);
+  EXPECT_GT(experts.num_rows, 0);
+  EXPECT_TRUE(WIFSIGNALED(WaitFor(owner)));
+  kill(server, SIGKILL);
+  WaitFor(server);
+}
+
+}  // namespace
+}  // namespace moe::exchange
