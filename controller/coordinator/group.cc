@@ -26,6 +26,8 @@ v1::GroupSpec MakeSpec(const GroupOptions& options) {
   return spec;
 }
 
+constexpr size_t kMaxShownWarnings = 1000;
+
 std::string Identity(const v1::Hello& hello) {
   return absl::StrCat(hello.worker_id(), "/", hello.nonce());
 }
@@ -316,6 +318,10 @@ void Group::OnLoaded(int slot_idx, const v1::Loaded& loaded) {
   member.bytes_done = loaded.bytes();
   member.bytes_total = loaded.bytes();
   for (const std::string& warning : loaded.warnings()) {
+    // All ranks of one model tend to warn of the same.
+    if (shown_warnings_.size() >= kMaxShownWarnings || !shown_warnings_.insert(warning).second) {
+      continue;
+    }
     Log(true, absl::StrCat("worker ", slot_idx, ": ", warning));
   }
   Changed();

@@ -27,6 +27,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -268,6 +269,7 @@ class Group {
   bool stopping_ = false;
   bool failed_ = false;
   std::string reason_;
+  std::set<std::string> shown_warnings_;
 
   absl::Time now_;                         // the group's own time
   absl::Time last_step_ = absl::InfinitePast();

@@ -1,10 +1,13 @@
+// glibc 2.41 forgets to say so itself.
+extern "C" {
+#include <sys/pidfd.h>
+}
 #include "controller/runtime/local_processes.h"
 
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/pidfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +16,7 @@
 #include <cstdio>
 #include <deque>
 #include <map>
+#include <memory>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -55,7 +59,8 @@ class LocalProcesses::Impl {
   }
 
   absl::StatusOr<std::string> StartWorker(int slot) {
-    StartRequest request{.slot = slot};
+    StartRequest request;
+    request.slot = slot;
     absl::MutexLock lock(&mu_);
     if (stopping_) return absl::FailedPreconditionError("the runtime is stopping");
     requests_.push_back(&request);

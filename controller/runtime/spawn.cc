@@ -1,8 +1,11 @@
+// glibc 2.41 forgets to say so itself.
+extern "C" {
+#include <sys/pidfd.h>
+}
 #include "controller/runtime/spawn.h"
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>

@@ -124,7 +124,7 @@ Admission Admit(const AdmissionRequest& request, const AdmissionRules& rules) {
     return refuse(405, "This path does not take this method.");
   }
   if (!takes_post) {
-    return request.has_body ? refuse(400, "This path takes no body.") : admission;
+    return admission;
   }
   if (!request.content_encoding.empty() &&
       !absl::EqualsIgnoreCase(request.content_encoding, "identity")) {

@@ -38,7 +38,6 @@ struct AdmissionRequest {
   absl::string_view authorization;
   absl::string_view content_type;
   absl::string_view content_encoding;
-  bool has_body = false;  // headers announce one
 };
 
 struct Admission {

@@ -83,9 +83,10 @@ HttpServer::Handlers ApiServer::MakeHandlers() {
   HttpServer::Handlers handlers;
   handlers.wants_body = [this](const RequestHead& head) {
     const auto header = [&head](const char* name) { return head.Header(name); };
-    AdmissionRequest request = MakeAdmissionRequest(head.method, head.target, header);
-    request.has_body = true;
-    return Admit(request, options_.admission).status == 200;
+    // A body where none belongs is not read either.
+    return head.method == "POST" &&
+           Admit(MakeAdmissionRequest(head.method, head.target, header), options_.admission)
+                   .status == 200;
   };
   handlers.answer = [this](const httplib::Request& request, httplib::Response& response) {
     return AnswerWithoutBody(request, response);
@@ -133,10 +134,8 @@ bool ApiServer::AnswerWithoutBody(const httplib::Request& request, httplib::Resp
   const auto header = [&](const char* name) -> absl::string_view {
     return values[num_values++] = request.get_header_value(name);
   };
-  AdmissionRequest admission_request =
-      MakeAdmissionRequest(request.method, request.target, header);
-  admission_request.has_body = request.get_header_value_u64("Content-Length") > 0;
-  const Admission admission = Admit(admission_request, options_.admission);
+  const Admission admission =
+      Admit(MakeAdmissionRequest(request.method, request.target, header), options_.admission);
   if (admission.status == 204 || admission.status == 405) {
     response.set_header("Allow", admission.allow);
   }

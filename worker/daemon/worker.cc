@@ -132,7 +132,8 @@ void Worker::OnDismiss(const std::string& reason) {
 }
 
 void Worker::OnConnectionState(bool connected) {
-  if (!connected) spdlog::warn("no connection to the controller; what runs goes on");
+  // Not a warning: at the end of `moe serve` the controller goes first.
+  if (!connected) spdlog::info("no connection to the controller; what runs goes on");
 }
 
 coordinator::v1::Heartbeat Worker::MakeHeartbeat() {

@@ -50,10 +50,10 @@ void KvBlockPool::Commit(uint64_t sequence_id, absl::Span<const int32_t> tokens)
   const auto it = sequences_.find(sequence_id);
   if (it == sequences_.end()) return;
   Sequence& sequence = it->second;
-  tokens = tokens.first(std::min(
-      tokens.size(), sequence.blocks.size() * static_cast<size_t>(block_tokens_)));
-  const auto [changed, kept_end] = std::mismatch(tokens.begin(), tokens.end(),
-                                                 sequence.tokens.begin(), sequence.tokens.end());
+  tokens = tokens.first(
+      std::min(tokens.size(), sequence.blocks.size() * static_cast<size_t>(block_tokens_)));
+  const auto [changed, kept_end] =
+      std::mismatch(tokens.begin(), tokens.end(), sequence.tokens.begin(), sequence.tokens.end());
   const size_t block_tokens = static_cast<size_t>(block_tokens_);
   const size_t num_kept_tokens = static_cast<size_t>(changed - tokens.begin());
   sequence.tokens.resize(num_kept_tokens);
@@ -61,8 +61,8 @@ void KvBlockPool::Commit(uint64_t sequence_id, absl::Span<const int32_t> tokens)
   sequence.hashes.resize(std::min(sequence.hashes.size(), num_kept_tokens / block_tokens));
   while ((sequence.hashes.size() + 1) * block_tokens <= tokens.size()) {
     const uint64_t previous = sequence.hashes.empty() ? 0 : sequence.hashes.back();
-    sequence.hashes.push_back(HashBlock(
-        previous, tokens.subspan(sequence.hashes.size() * block_tokens, block_tokens)));
+    sequence.hashes.push_back(
+        HashBlock(previous, tokens.subspan(sequence.hashes.size() * block_tokens, block_tokens)));
   }
 }
 

@@ -15,8 +15,8 @@ RequestLimits LimitsOf(const LeaderOptions& options) {
   return {.max_context = options.max_context,
           .vocab_size = options.vocab_size,
           .max_logprobs = options.max_logprobs,
-          .kv_tokens_per_owner = int64_t{options.limits.kv_blocks_per_owner} *
-                                 options.limits.kv_block_tokens};
+          .kv_tokens_per_owner =
+              int64_t{options.limits.kv_blocks_per_owner} * options.limits.kv_block_tokens};
 }
 
 v1::Rejected QueueFull(uint64_t request, size_t num_live) {
@@ -307,12 +307,13 @@ absl::Status Leader::CheckResult(const v1::SequenceSlice& slice,
     // Row p gives the log-probability of the prompt token at p + 1.
     const int64_t start = slice.start();
     const int64_t last_row = static_cast<int64_t>(sequence.prompt.size()) - 1;
-    const int64_t num_wanted = std::max<int64_t>(
-        0, std::min(start + int64_t{slice.count()}, last_row) - start);
+    const int64_t num_wanted =
+        std::max<int64_t>(0, std::min(start + int64_t{slice.count()}, last_row) - start);
     const int64_t num_given = result == nullptr ? 0 : result->prompt_logprobs_size();
     if (num_given != num_wanted) {
-      return absl::InternalError(absl::StrFormat("sequence %d gave %d prompt log-probabilities of %d",
-                                                 slice.sequence_id(), num_given, num_wanted));
+      return absl::InternalError(
+          absl::StrFormat("sequence %d gave %d prompt log-probabilities of %d", slice.sequence_id(),
+                          num_given, num_wanted));
     }
   }
   return absl::OkStatus();
@@ -372,8 +373,8 @@ std::optional<v1::TokenEvent> Leader::CommitSlice(Sequence& sequence,
 absl::Status Leader::Commit(const v1::StepPlan& plan, absl::Span<const v1::StepResult> results,
                             absl::Time now) {
   if (!plan_.has_value() || plan.epoch() != plan_->epoch() || plan.step() != plan_->step()) {
-    return absl::InternalError(absl::StrFormat("epoch %d step %d is not the step that runs",
-                                               plan.epoch(), plan.step()));
+    return absl::InternalError(
+        absl::StrFormat("epoch %d step %d is not the step that runs", plan.epoch(), plan.step()));
   }
   absl::flat_hash_map<uint64_t, const v1::SequenceResult*> result_of_stay;
   if (absl::Status status = CheckResults(results, &result_of_stay); !status.ok()) return status;
@@ -385,9 +386,8 @@ absl::Status Leader::Commit(const v1::StepPlan& plan, absl::Span<const v1::StepR
   for (const v1::SequenceSlice& slice : plan_->slices()) {
     const auto it = sequences_.find(age_of_plan_stay_.at(slice.sequence_id()));
     const auto result = result_of_stay.find(slice.sequence_id());
-    std::optional<v1::TokenEvent> event =
-        CommitSlice(it->second, slice, result == result_of_stay.end() ? nullptr : result->second,
-                    now);
+    std::optional<v1::TokenEvent> event = CommitSlice(
+        it->second, slice, result == result_of_stay.end() ? nullptr : result->second, now);
     if (!event.has_value()) continue;
     const bool finished = event->finish() != v1::TokenEvent::NONE;
     *events_of_client[it->second.client].add_events() = *std::move(event);

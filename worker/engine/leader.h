@@ -49,8 +49,8 @@ struct LeaderOptions {
   // Sequences that may wait besides the limits.max_sequences that may run. Sequences that continue
   // after a failover were accepted before and may exceed it, up to twice.
   int max_queue = 256;
-  int max_context = 0;   // tokens of prompt and output together
-  int vocab_size = 0;    // width of the logits
+  int max_context = 0;    // tokens of prompt and output together
+  int vocab_size = 0;     // width of the logits
   int max_logprobs = 20;  // largest num_logprobs and num_prompt_logprobs
   // The model's end tokens: stop tokens of every request but those with ignore_eos.
   std::vector<int32_t> end_token_ids;
@@ -114,10 +114,10 @@ class Leader {
     uint64_t request = 0;
     std::vector<int32_t> prompt;
     std::vector<int32_t> generated;
-    v1::SamplingParams sampling;  // stop_token_ids sorted, end tokens included where they stop
-    int owner = -1;               // -1 while it waits
-    uint64_t stay_id = 0;         // on the wire, while it has an owner
-    bool announced = false;       // the NewSequence of this stay was in a committed plan
+    v1::SamplingParams sampling;   // stop_token_ids sorted, end tokens included where they stop
+    int owner = -1;                // -1 while it waits
+    uint64_t stay_id = 0;          // on the wire, while it has an owner
+    bool announced = false;        // the NewSequence of this stay was in a committed plan
     int num_announced_tokens = 0;  // that the NewSequence carries
     int num_computed = 0;
     int num_reserved = 0;  // the end of the furthest slice planned in this stay

@@ -137,8 +137,8 @@ std::optional<v1::Rejected> CheckRequest(const v1::Submit& submit, const Request
       CheckGenerated(submit, stop_tokens),
   });
   if (problem.has_value()) return Rejection(submit, v1::Rejected::INVALID, *problem);
-  const int64_t num_total = std::min<int64_t>(
-      num_prompt + submit.sampling().max_tokens(), limits.max_context);
+  const int64_t num_total =
+      std::min<int64_t>(num_prompt + submit.sampling().max_tokens(), limits.max_context);
   if (num_total > limits.kv_tokens_per_owner) {
     return Rejection(
         submit, v1::Rejected::TOO_LONG,

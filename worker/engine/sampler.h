@@ -2,14 +2,14 @@
 //
 // Order of operations, as in vLLM and transformers: log-probabilities are taken from the raw logits
 // first; then logit_bias, repetition penalty (Keskar et al. 2019, https://arxiv.org/abs/1909.05858:
-// over prompt and generated tokens), frequency and presence penalty (OpenAI: over generated tokens),
-// stop tokens banned before min_tokens; temperature 0 (below 1e-5) takes the largest logit; else temperature,
-// top-k, top-p (Holtzman et al. 2019, https://arxiv.org/abs/1904.09751), min-p (relative to the
-// likeliest), and a draw. Ties go to the lowest id everywhere.
+// over prompt and generated tokens), frequency and presence penalty (OpenAI: over generated
+// tokens), stop tokens banned before min_tokens; temperature 0 (below 1e-5) takes the largest
+// logit; else temperature, top-k, top-p (Holtzman et al. 2019, https://arxiv.org/abs/1904.09751),
+// min-p (relative to the likeliest), and a draw. Ties go to the lowest id everywhere.
 //
-// The draw uses Philox4x32-10 (Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405) keyed by
-// (seed, choice, position), so that it is the same in any batch and after a failover. It walks the
-// weights in order of id, or likeliest first where top-k or top-p cut them.
+// The draw uses Philox4x32-10 (Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405) keyed
+// by (seed, choice, position), so that it is the same in any batch and after a failover. It walks
+// the weights in order of id, or likeliest first where top-k or top-p cut them.
 //
 // Tested by tests/worker/engine/sampler_test.cc.
 #ifndef MOE_WORKER_ENGINE_SAMPLER_H_
@@ -43,7 +43,8 @@ double UniformDraw(uint64_t seed, uint32_t choice, uint32_t position);
 // Log-probability of `token` and the num_top likeliest. `logits` [vocab_size] fp32.
 // InvalidArgument when the logits are not finite.
 absl::StatusOr<Logprobs> ComputeLogprobs(const kernels::Context& context,
-                                         absl::Span<const float> logits, int32_t token, int num_top);
+                                         absl::Span<const float> logits, int32_t token,
+                                         int num_top);
 
 // Draws the token at generated position `generated.size()`.
 //   logits     [vocab_size] fp32 raw logits; changed in place

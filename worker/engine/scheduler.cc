@@ -210,14 +210,13 @@ class Decider {
     std::sort(open.begin(), open.end());
     for (size_t i = 0; i < open.size(); ++i) {
       const int num_open = static_cast<int>(open.size());
-      shares_[open[i]].count =
-          left / num_open + (static_cast<int>(i) < left % num_open ? 1 : 0);
+      shares_[open[i]].count = left / num_open + (static_cast<int>(i) < left % num_open ? 1 : 0);
     }
     for (Share& share : shares_) {
       const bool is_running = share.running_idx != kNotRunning;
       const int num_held = is_running ? running_[share.running_idx].num_blocks : 0;
-      share.count = std::max(
-          0, std::min(share.count, ChunkThatFits(share.owner, num_held, share.start)));
+      share.count =
+          std::max(0, std::min(share.count, ChunkThatFits(share.owner, num_held, share.start)));
       free_[share.owner] -= std::max(0, Blocks(share.start + share.count) - num_held);
       if (is_running) running_[share.running_idx].count = share.count;
     }
@@ -255,9 +254,9 @@ class Decider {
   const SchedulerState& state_;
   const SchedulerLimits& limits_;
   std::vector<Running> running_;
-  std::vector<int> free_;             // blocks of each owner
+  std::vector<int> free_;            // blocks of each owner
   std::vector<bool> has_preempted_;  // [num_owners]
-  std::vector<Share> shares_;         // oldest first
+  std::vector<Share> shares_;        // oldest first
   std::vector<Admission> admitted_;
   int budget_;              // rows that prefill may have, after the decode rows
   int num_promised_ = 0;    // of these, the least that the shares will get

@@ -15,8 +15,8 @@ namespace moe::engine {
 
 struct SchedulerLimits {
   int num_owners = 1;
-  int max_sequences = 64;      // that have rows in one step, over all owners
-  int max_step_tokens = 512;   // rows in one step, over all owners
+  int max_sequences = 64;       // that have rows in one step, over all owners
+  int max_step_tokens = 512;    // rows in one step, over all owners
   int min_prefill_chunk = 128;  // a step is not cut into shorter chunks to serve more prompts
   int kv_blocks_per_owner = 0;
   int kv_block_tokens = 32;
@@ -56,8 +56,8 @@ struct Admission {
 // (oldest first); admitted ones (maybe just preempted) get their owner; then the slices are
 // computed.
 struct ScheduleDecision {
-  std::vector<uint64_t> preempted{};  // oldest first
-  std::vector<Admission> admitted{};  // in the order of the queue
+  std::vector<uint64_t> preempted{};     // oldest first
+  std::vector<Admission> admitted{};     // in the order of the queue
   std::vector<ScheduledSlice> slices{};  // grouped by owner, oldest first, at most one per sequence
 };
 

@@ -44,6 +44,10 @@ void Doorbells::RingBell(Bell& bell, uint32_t mask) const {
 
 void Doorbells::Ring(int rank) const { RingBell(bells_[rank / kRanksPerBell], BitOf(rank)); }
 
+void Doorbells::AddRank(int rank, absl::Span<uint32_t> masks) {
+  masks[rank / kRanksPerBell] |= BitOf(rank);
+}
+
 void Doorbells::RingMany(absl::Span<const uint32_t> masks) const {
   for (size_t i = 0; i < masks.size(); ++i) {
     if (masks[i] != 0) RingBell(bells_[i], masks[i]);

@@ -45,7 +45,10 @@ class Doorbells {
   // After something for `rank` was published: wakes it if it sleeps.
   void Ring(int rank) const;
 
-  // The same for many ranks. masks [NumBells(num_ranks)]: bit i of word w is rank 32 w + i.
+  // Puts a rank into masks [NumBells(num_ranks)]: bit i of word w is rank 32 w + i.
+  static void AddRank(int rank, absl::Span<uint32_t> masks);
+
+  // The same as Ring for many ranks. masks [NumBells(num_ranks)]
   void RingMany(absl::Span<const uint32_t> masks) const;
 
   // As Ring, but makes the system call even if the rank seems to be awake: heals a wake-up that got

@@ -76,8 +76,7 @@ absl::Status RankGroup::SendPlan(uint64_t step, std::string_view plan,
     if (rank == 0) return;
     named_in_[rank] = plan_number_;
     segment_->plan_for(rank).store(plan_number_, std::memory_order_release);
-    ring_masks_[rank / Doorbells::kRanksPerBell] |= uint32_t{1}
-                                                    << (rank % Doorbells::kRanksPerBell);
+    Doorbells::AddRank(rank, absl::MakeSpan(ring_masks_));
   };
   if (shape_.replicated) {
     for (int rank = 1; rank < shape_.num_ranks; ++rank) name(rank);

@@ -65,6 +65,9 @@ class RankGroup final : public SharedMemoryGroup {
     int32_t first_pair;
     int32_t num_pairs;
   };
+  // A request with this step is a canary of Connect.
+  static constexpr uint64_t kCanaryStep = ~uint64_t{0};
+
   struct FreeMemory {
     void operator()(void* memory) const { std::free(memory); }
   };
@@ -96,14 +99,14 @@ class RankGroup final : public SharedMemoryGroup {
   void NudgeUnanswered() const;
   absl::Status CombineReplicated();
 
-  // Barriers: every rank arrives at each, in order.
+  // Barriers (shared_memory_connect.cc): every rank arrives at each, in order.
   void Arrive();
   bool AllArrived() const;
   int FirstAbsent() const;
   absl::Status WaitForAll(Clock::time_point deadline, absl::string_view what,
                           std::atomic<uint64_t>* asleep_ns);
 
-  // Joining (shared_memory.cc).
+  // Joining (shared_memory_connect.cc).
   absl::Status SendCanaries(Clock::time_point deadline);
   absl::Status CheckCanaryDigests() const;
 

@@ -1,6 +1,7 @@
 // The gRPC server of a worker: gateways reach the leader through it (proto/engine.proto).
 //
-// Every worker runs one, so that a gateway finds the leader by asking; only rank 0 has a leader set.
+// Every worker runs one, so that a gateway finds the leader by asking; only rank 0 has a leader
+// set.
 //
 // Tested by tests/worker/service/engine_service_test.cc.
 #ifndef MOE_WORKER_SERVICE_ENGINE_SERVICE_H_

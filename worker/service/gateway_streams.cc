@@ -292,9 +292,8 @@ void GatewayStreams::TickLoop() {
     mutex_.AwaitWithTimeout(absl::Condition(&shut_down_), options_.stats_interval);
     // After the shutdown the wait above ends at once.
     if (shut_down_ && !streams_.empty()) {
-      const auto all_done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-        return streams_.empty();
-      };
+      const auto all_done = [this]()
+                                ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return streams_.empty(); };
       mutex_.AwaitWithTimeout(absl::Condition(&all_done), options_.stats_interval);
     }
     const absl::Time now = absl::Now();

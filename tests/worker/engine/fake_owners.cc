@@ -102,7 +102,8 @@ absl::StatusOr<std::vector<v1::StepResult>> FakeOwners::Run(const v1::StepPlan& 
     sequence.num_prompt_logprobs = added.sampling().num_prompt_logprobs();
   }
   for (const v1::SequenceSlice& slice : plan.slices()) {
-    absl::Status status = RunSlice(slice, owners_[slice.owner()], results[slice.owner()].add_results());
+    absl::Status status =
+        RunSlice(slice, owners_[slice.owner()], results[slice.owner()].add_results());
     if (!status.ok()) {
       return absl::InternalError(absl::StrFormat("epoch %d step %d sequence %d: %s", plan.epoch(),
                                                  plan.step(), slice.sequence_id(),

@@ -87,9 +87,7 @@ class Simulation : public EventSink {
   }
 
  private:
-  int Uniform(int low, int high) {
-    return std::uniform_int_distribution<int>(low, high)(random_);
-  }
+  int Uniform(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
 
   void SubmitNew() {
     Expected expected;

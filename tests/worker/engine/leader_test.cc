@@ -522,8 +522,7 @@ TEST_F(LeaderTest, RefusesLimitsUnderWhichNothingRuns) {
        }) {
     LeaderOptions options = options_;
     change(options);
-    EXPECT_EQ(Leader::Create(options, 1, this).status().code(),
-              absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(Leader::Create(options, 1, this).status().code(), absl::StatusCode::kInvalidArgument);
   }
 }
 

@@ -61,8 +61,8 @@ std::vector<double> ReferenceProbabilities(const std::vector<float>& raw,
       const double penalty = static_cast<double>(params.repetition_penalty());
       logits[i] = logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty;
     }
-    logits[i] -= static_cast<double>(params.frequency_penalty()) *
-                 static_cast<double>(num_generated);
+    logits[i] -=
+        static_cast<double>(params.frequency_penalty()) * static_cast<double>(num_generated);
     if (num_generated > 0) logits[i] -= static_cast<double>(params.presence_penalty());
     const auto& stops = params.stop_token_ids();
     if (generated.size() < params.min_tokens() &&
@@ -161,12 +161,12 @@ class SamplerTest : public testing::Test {
 TEST(PhiloxTest, GivesTheAuthorsKnownAnswers) {
   EXPECT_THAT(Philox4x32({0, 0, 0, 0}, {0, 0}),
               ElementsAre(0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u));
-  EXPECT_THAT(Philox4x32({0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu},
-                         {0xffffffffu, 0xffffffffu}),
-              ElementsAre(0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu));
-  EXPECT_THAT(Philox4x32({0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u},
-                         {0xa4093822u, 0x299f31d0u}),
-              ElementsAre(0xd16cfe09u, 0x94fdcceb, 0x5001e420u, 0x24126ea1u));
+  EXPECT_THAT(
+      Philox4x32({0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu}, {0xffffffffu, 0xffffffffu}),
+      ElementsAre(0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu));
+  EXPECT_THAT(
+      Philox4x32({0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u}, {0xa4093822u, 0x299f31d0u}),
+      ElementsAre(0xd16cfe09u, 0x94fdcceb, 0x5001e420u, 0x24126ea1u));
 }
 
 TEST(UniformDrawTest, DependsOnSeedChoiceAndPositionAlone) {
@@ -294,7 +294,7 @@ INSTANTIATE_TEST_SUITE_P(
                            p.add_stop_token_ids(2);
                            p.add_stop_token_ids(9);
                          }}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& tested) { return tested.param.name; });
 
 TEST_F(SamplerTest, TopKKeepsTheLowestIdsOfEqualLogits) {
   std::vector<float> logits(100, -5);
@@ -390,8 +390,8 @@ TEST_F(SamplerTest, LogprobsAreThoseOfTheRawLogits) {
     });
     for (size_t i = 0; i < 5; ++i) {
       EXPECT_EQ(sample->logprobs.top[i].first, order[i]);
-      EXPECT_NEAR(sample->logprobs.top[i].second,
-                  static_cast<double>(logits[order[i]]) - log_sum, 2e-5);
+      EXPECT_NEAR(sample->logprobs.top[i].second, static_cast<double>(logits[order[i]]) - log_sum,
+                  2e-5);
     }
     const auto prompt_logprobs = ComputeLogprobs(context_, logits, 100, 5);
     ASSERT_TRUE(prompt_logprobs.ok());

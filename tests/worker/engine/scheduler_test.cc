@@ -76,7 +76,10 @@ SchedulerLimits WithStepTokens(SchedulerLimits limits, int max_step_tokens) {
 
 std::vector<Case> Cases() {
   return {
-      {.name = "nothing to do gives an empty decision", .limits = Small(), .state = {}, .expected = {}},
+      {.name = "nothing to do gives an empty decision",
+       .limits = Small(),
+       .state = {},
+       .expected = {}},
       {.name = "a prompt that fits the budget is computed at once and samples",
        .limits = Small(),
        .state = {.waiting = {Waiting(1, 10)}},
@@ -169,14 +172,16 @@ std::vector<Case> Cases() {
                     .slices = {{1, 0, 8, 1, true}, {3, 1, 1, 1, true}, {2, 1, 0, 9, true}}}},
       {.name = "blocks that a lost step reserved are not given away",
        .limits = WithBlocks(Small(), 4),
-       .state = {.running = {Decode(1, 0, 5),
-                             {.id = 2, .owner = 0, .num_tokens = 13, .num_computed = 0,
-                              .num_reserved = 12}}},
+       .state =
+           {.running =
+                {Decode(1, 0, 5),
+                 {.id = 2, .owner = 0, .num_tokens = 13, .num_computed = 0, .num_reserved = 12}}},
        .expected = {.preempted = {2}, .slices = {{1, 0, 4, 1, true}}}},
       {.name = "a lost step's own blocks are used again",
        .limits = WithBlocks(Small(), 3),
-       .state = {.running = {{.id = 1, .owner = 0, .num_tokens = 12, .num_computed = 0,
-                              .num_reserved = 12}}},
+       .state =
+           {.running =
+                {{.id = 1, .owner = 0, .num_tokens = 12, .num_computed = 0, .num_reserved = 12}}},
        .expected = {.slices = {{1, 0, 0, 12, true}}}},
       {.name = "a chunk shrinks to the free blocks",
        .limits = WithBlocks(Small(), 4),
@@ -309,9 +314,8 @@ class World {
       EXPECT_LE(slice.start + slice.count, view.num_tokens);
       EXPECT_EQ(slice.sample, slice.start + slice.count == view.num_tokens);
       num_rows += slice.count;
-      num_free[slice.owner] -=
-          std::max(0, NumKvBlocks(slice.start + slice.count, limits_.kv_block_tokens) -
-                          NumHeld(view));
+      num_free[slice.owner] -= std::max(
+          0, NumKvBlocks(slice.start + slice.count, limits_.kv_block_tokens) - NumHeld(view));
     }
     EXPECT_LE(num_rows, limits_.max_step_tokens);
     EXPECT_LE(with_rows.size(), static_cast<size_t>(limits_.max_sequences));
@@ -332,10 +336,9 @@ class World {
       return NumKvBlocks(entry.second.num_tokens + 1, limits_.kv_block_tokens) <=
              limits_.kv_blocks_per_owner;
     });
-    const bool head_fits =
-        !state_.running.empty() || state_.waiting.empty() ||
-        NumKvBlocks(state_.waiting.front().num_tokens + 1, limits_.kv_block_tokens) <=
-            limits_.kv_blocks_per_owner;
+    const bool head_fits = !state_.running.empty() || state_.waiting.empty() ||
+                           NumKvBlocks(state_.waiting.front().num_tokens + 1,
+                                       limits_.kv_block_tokens) <= limits_.kv_blocks_per_owner;
     if (some_fit && head_fits) {
       EXPECT_FALSE(decision.slices.empty() && decision.preempted.empty()) << "no progress";
     }

@@ -2,9 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
-#include <limits>
+#include <initializer_list>
 #include <string>
 #include <utility>
 #include <vector>
@@ -189,12 +190,12 @@ TEST_F(LoadTest, AFileCutAfterOpeningIsNoticedBeforeItIsTouched) {
 }
 
 TEST(CountNonFiniteTest, FindsOneValueAtAnyPlaceOfAnyLength) {
-  for (const size_t count : {1, 2, 4095, 4096, 4097, 8192, 9000}) {
+  for (const size_t count : std::initializer_list<size_t>{1, 2, 4095, 4096, 4097, 8192, 9000}) {
     std::vector<kernels::BFloat16> values(count, kernels::BFloat16{0x7f7f});  // the largest finite
     NonFiniteCount found = CountNonFinite(values.data(), count);
     EXPECT_EQ(found.num_nan + found.num_infinite, 0U);
     for (size_t at = 0; at < count; at += 61) {
-      for (const uint16_t bits : {0x7f80, 0xff80, 0x7f81, 0xffff}) {
+      for (const uint16_t bits : std::initializer_list<uint16_t>{0x7f80, 0xff80, 0x7f81, 0xffff}) {
         values[at].bits = bits;
         found = CountNonFinite(values.data(), count);
         const bool is_infinite = (bits & 0x7f) == 0;

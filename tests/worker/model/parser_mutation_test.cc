@@ -2,6 +2,7 @@
 // independent of libFuzzer.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <filesystem>
@@ -71,7 +72,7 @@ void Mutate(std::mt19937_64* random, std::string* text) {
   }
 }
 
-void Run(const std::string& corpus, const std::function<bool(std::string_view)>& check) {
+void RunMutations(const std::string& corpus, const std::function<bool(std::string_view)>& check) {
   const std::vector<std::string> seeds = ReadCorpus("tests/fuzz/corpus/" + corpus);
   ASSERT_FALSE(seeds.empty());
   int num_valid_seeds = 0;
@@ -88,10 +89,10 @@ void Run(const std::string& corpus, const std::function<bool(std::string_view)>&
   EXPECT_LT(num_valid, kNumInputs);
 }
 
-TEST(ParserMutationTest, ConfigsKeepTheirPromises) { Run("config", CheckConfigInput); }
+TEST(ParserMutationTest, ConfigsKeepTheirPromises) { RunMutations("config", CheckConfigInput); }
 
 TEST(ParserMutationTest, SafetensorsHeadersKeepTheirPromises) {
-  Run("safetensors", CheckSafetensorsInput);
+  RunMutations("safetensors", CheckSafetensorsInput);
 }
 
 }  // namespace

@@ -19,82 +19,15 @@
 #include "gtest/gtest.h"
 #include "proto/engine.grpc.pb.h"
 #include "tests/worker/engine/fake_owners.h"
+#include "tests/worker/service/fake_ends.h"
 
 namespace moe::engine {
 namespace {
 
+using testing::ElementsAre;
 using v1::EngineMessage;
 using v1::GatewayMessage;
 using v1::TokenEvent;
-using testing::ElementsAre;
-
-constexpr int kVocab = 1000;
-
-// The engine thread of a rank 0, with owners that have no model. It takes as many steps as it is
-// allowed.
-class FakeEngine {
- public:
-  FakeEngine(Leader* leader, const SchedulerLimits& limits)
-      : leader_(leader), owners_(limits, kVocab), thread_([this] { Loop(); }) {}
-  ~FakeEngine() {
-    {
-      const absl::MutexLock lock(&mutex_);
-      stop_ = true;
-    }
-    leader_->Wake();
-    thread_.join();
-  }
-
-  void Allow(int num_steps) {
-    const absl::MutexLock lock(&mutex_);
-    num_allowed_ += num_steps;
-  }
-  // Ends the epoch between two steps and goes on in the next.
-  void ChangeEpoch(uint64_t epoch) {
-    const absl::MutexLock lock(&mutex_);
-    new_epoch_ = epoch;
-  }
-
- private:
-  void Loop() {
-    uint64_t num_steps = 0;
-    while (true) {
-      leader_->WaitForWork(absl::Milliseconds(5));
-      uint64_t new_epoch = 0;
-      {
-        const absl::MutexLock lock(&mutex_);
-        if (stop_) return;
-        new_epoch = std::exchange(new_epoch_, 0);
-      }
-      if (new_epoch > 0) leader_->OnEpochChanged(new_epoch, {0});
-      const auto plan = leader_->NextPlan(absl::Now());
-      if (!plan.has_value()) continue;
-      {
-        // A plan that is not allowed yet waits as a long step would.
-        const absl::MutexLock lock(&mutex_);
-        const auto may_step = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-          return stop_ || new_epoch_ > 0 || num_allowed_ > num_steps;
-        };
-        mutex_.Await(absl::Condition(&may_step));
-        if (stop_) return;
-        if (new_epoch_ > 0) continue;
-      }
-      ++num_steps;
-      const auto results = owners_.Run(*plan);
-      ASSERT_TRUE(results.ok()) << results.status();
-      const absl::Status status = leader_->Commit(*plan, *results, absl::Now());
-      ASSERT_TRUE(status.ok()) << status;
-    }
-  }
-
-  Leader* const leader_;
-  FakeOwners owners_;
-  absl::Mutex mutex_;
-  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  uint64_t num_allowed_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t new_epoch_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::thread thread_;
-};
 
 constexpr int kAnyNumber = 1 << 30;
 
@@ -143,7 +76,8 @@ class EngineServiceTest : public testing::Test {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(EngineService::kMaxSentBytes);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    return grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(), arguments);
+    return grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(),
+                                     arguments);
   }
 
   // Waits for what other threads bring about; the test's own limit ends it otherwise.
@@ -156,102 +90,6 @@ class EngineServiceTest : public testing::Test {
   std::unique_ptr<EngineService> service_;
   std::unique_ptr<Leader> leader_;
   std::unique_ptr<FakeEngine> engine_;
-};
-
-std::vector<int32_t> Prompt(int num_tokens, int first = 1) {
-  std::vector<int32_t> prompt;
-  for (int i = 0; i < num_tokens; ++i) prompt.push_back((first + i) % kVocab);
-  return prompt;
-}
-
-GatewayMessage Request(uint64_t request, const std::vector<int32_t>& prompt, uint32_t max_tokens,
-                       const std::vector<int32_t>& generated = {}) {
-  GatewayMessage message;
-  v1::Submit* submit = message.mutable_submit();
-  submit->set_request(request);
-  submit->mutable_prompt_tokens()->Assign(prompt.begin(), prompt.end());
-  submit->mutable_generated_tokens()->Assign(generated.begin(), generated.end());
-  v1::SamplingParams* sampling = submit->mutable_sampling();
-  sampling->set_top_p(1);
-  sampling->set_repetition_penalty(1);
-  sampling->set_max_tokens(max_tokens);
-  sampling->set_num_logprobs(-1);
-  sampling->set_num_prompt_logprobs(-1);
-  return message;
-}
-
-// A gateway's end of a stream.
-class Gateway {
- public:
-  explicit Gateway(const std::shared_ptr<grpc::Channel>& channel)
-      : stub_(v1::Engine::NewStub(channel)), stream_(stub_->Generate(&context_)) {}
-  ~Gateway() {
-    if (stream_ == nullptr) return;
-    context_.TryCancel();
-    (void)End();
-  }
-
-  bool Write(const GatewayMessage& message) { return stream_->Write(message); }
-  void Greet() {
-    GatewayMessage message;
-    message.mutable_greeting()->set_gateway_id("gateway");
-    Write(message);
-    EngineMessage welcome;
-    ASSERT_TRUE(stream_->Read(&welcome));
-    ASSERT_TRUE(welcome.has_welcome());
-    welcome_ = welcome.welcome();
-  }
-  void Cancel(uint64_t request) {
-    GatewayMessage message;
-    message.mutable_cancel()->set_request(request);
-    Write(message);
-  }
-  // The next message that is not stats; nothing set when the stream is over.
-  EngineMessage Read() {
-    EngineMessage message;
-    while (stream_->Read(&message)) {
-      if (!message.has_stats()) return message;
-    }
-    return EngineMessage();
-  }
-  bool ReadAny(EngineMessage* message) { return stream_->Read(message); }
-  // All tokens until each of `num_requests` has ended, by request.
-  std::map<uint64_t, std::vector<int32_t>> ReadToEnd(int num_requests) {
-    std::map<uint64_t, std::vector<int32_t>> tokens;
-    while (num_requests > 0) {
-      const EngineMessage message = Read();
-      if (!message.has_events()) {
-        ADD_FAILURE() << "the stream ended, or: " << message.ShortDebugString();
-        break;
-      }
-      for (const TokenEvent& event : message.events().events()) {
-        tokens[event.request()].push_back(event.token());
-        if (event.finish() != TokenEvent::NONE) --num_requests;
-      }
-    }
-    return tokens;
-  }
-  // Reads what is left and returns the status.
-  grpc::Status End() {
-    EngineMessage message;
-    while (stream_->Read(&message)) {
-    }
-    const grpc::Status status = stream_->Finish();
-    stream_ = nullptr;
-    return status;
-  }
-  grpc::Status Close() {
-    stream_->WritesDone();
-    return End();
-  }
-  void TryCancel() { context_.TryCancel(); }
-  const v1::Welcome& welcome() const { return welcome_; }
-
- private:
-  grpc::ClientContext context_;
-  std::unique_ptr<v1::Engine::Stub> stub_;
-  std::unique_ptr<grpc::ClientReaderWriter<GatewayMessage, EngineMessage>> stream_;
-  v1::Welcome welcome_;
 };
 
 TEST_F(EngineServiceTest, ARankThatDoesNotLeadSaysSo) {
@@ -409,7 +247,9 @@ TEST_F(EngineServiceTest, TheNextLeaderContinuesAtTheNextPosition) {
     gateway.Write(Request(1, Prompt(3), 12));
     engine_->Allow(5);
     while (tokens.size() < 5) {
-      for (const TokenEvent& event : gateway.Read().events().events()) {
+      const EngineMessage message = gateway.Read();
+      ASSERT_TRUE(message.has_events());
+      for (const TokenEvent& event : message.events().events()) {
         EXPECT_EQ(event.position(), tokens.size());
         tokens.push_back(event.token());
       }

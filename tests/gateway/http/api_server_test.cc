@@ -1,0 +1,198 @@
+// Tests gateway/http/api_server.h and group_status.h: what good clients get.
+#include "gateway/http/api_server.h"
+
+#include <string>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "gateway/http/group_status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/gateway/http/test_server.h"
+
+namespace moe::gateway {
+namespace {
+
+using testing::BodyOf;
+using testing::PostRequest;
+using testing::RawClient;
+using testing::ServerTest;
+using testing::StatusOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using Json = nlohmann::json;
+
+class ApiServerTest : public ServerTest {};
+
+TEST_F(ApiServerTest, AnswersEveryRoute) {
+  Start();
+  EXPECT_EQ(Json::parse(BodyOf(Get("/v1/models")))["data"][0]["id"], "tiny");
+  EXPECT_EQ(Json::parse(BodyOf(Get("/v1/models/tiny")))["max_model_len"], 512);
+  EXPECT_EQ(StatusOf(Get("/v1/models/other")), 404);
+  EXPECT_EQ(StatusOf(Get("/health")), 200);
+  EXPECT_EQ(Json::parse(BodyOf(Get("/version")))["version"], "test");
+  EXPECT_EQ(Json::parse(BodyOf(Get("/moe/status")))["phase"], "ACTIVE");
+  const std::string metrics = Get("/metrics");
+  EXPECT_THAT(metrics, HasSubstr("Content-Type: text/plain; version=0.0.4"));
+  EXPECT_THAT(metrics, HasSubstr("vllm:num_requests_running{model_name=\"tiny\"} 0"));
+  EXPECT_THAT(metrics, HasSubstr("moe_http_requests_total{code=\"404\""));
+}
+
+TEST_F(ApiServerTest, HeadAndOptionsAreSane) {
+  Start();
+  const std::string head = Send("HEAD /health HTTP/1.1\r\nConnection: close\r\n\r\n");
+  EXPECT_EQ(StatusOf(head), 200);
+  EXPECT_EQ(BodyOf(head), "");
+  const std::string options = Send("OPTIONS /v1/completions HTTP/1.1\r\nConnection: close\r\n\r\n");
+  EXPECT_EQ(StatusOf(options), 204);
+  EXPECT_THAT(options, HasSubstr("Allow: POST, OPTIONS\r\n"));
+}
+
+TEST_F(ApiServerTest, ABodyWhereNoneBelongsIsIgnoredAndEndsTheConnection) {
+  Start();
+  const std::string answer =
+      Send("GET /health HTTP/1.1\r\nContent-Length: 5\r\n\r\nGET /version HTTP/1.1\r\n\r\n");
+  EXPECT_EQ(StatusOf(answer), 200);
+  EXPECT_THAT(answer, Not(HasSubstr("version\":")));
+}
+
+TEST_F(ApiServerTest, HealthFollowsTheEngine) {
+  Start();
+  generator_.SetServing(false);
+  const std::string answer = Get("/health");
+  EXPECT_EQ(StatusOf(answer), 503);
+  EXPECT_THAT(answer, HasSubstr("loading the model"));
+  EXPECT_THAT(answer, HasSubstr("Retry-After:"));
+  generator_.SetServing(true);
+  EXPECT_EQ(StatusOf(Get("/health")), 200);
+}
+
+TEST_F(ApiServerTest, StreamsEventsWithTheHeadersThatProxiesNeed) {
+  Start();
+  const std::string answer = Send(PostRequest(
+      "/v1/chat/completions", R"({"messages": [{"role": "user", "content": "q"}], "stream": true})"));
+  EXPECT_EQ(StatusOf(answer), 200);
+  EXPECT_THAT(answer, HasSubstr("Content-Type: text/event-stream\r\n"));
+  EXPECT_THAT(answer, HasSubstr("X-Accel-Buffering: no\r\n"));
+  EXPECT_THAT(BodyOf(answer), HasSubstr("\n\ndata: [DONE]\n\n"));
+  EXPECT_THAT(BodyOf(answer), HasSubstr(R"("role":"assistant")"));
+}
+
+TEST_F(ApiServerTest, AnOldClientGetsAStreamThatEndsWithTheConnection) {
+  Start();
+  const std::string body = R"({"prompt": "q", "stream": true})";
+  const std::string answer =
+      Send("POST /v1/completions HTTP/1.0\r\nContent-Length: " + std::to_string(body.size()) +
+           "\r\n\r\n" + body);
+  EXPECT_EQ(StatusOf(answer), 200);
+  EXPECT_THAT(answer, Not(HasSubstr("chunked")));
+  EXPECT_THAT(answer, HasSubstr("data: [DONE]\n\n"));
+}
+
+TEST_F(ApiServerTest, AConnectionCarriesManyRequests) {
+  Start();
+  RawClient client(port());
+  const std::string get = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+  for (int i = 0; i < 5; ++i) {
+    client.Send(get);
+    EXPECT_THAT(client.ReceiveUntil("\"}"), HasSubstr("200 OK"));
+  }
+  client.Send(get + get + "GET /version HTTP/1.1\r\nConnection: close\r\n\r\n");
+  const std::string rest = client.ReceiveAll();
+  EXPECT_THAT(rest, HasSubstr("\"version\":\"test\""));
+}
+
+TEST_F(ApiServerTest, ABodyAfterContinue) {
+  Start();
+  RawClient client(port());
+  const std::string body = R"({"prompt": "hi"})";
+  client.Send("POST /v1/completions HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\n"
+              "Content-Type: application/json\r\nContent-Length: " +
+              std::to_string(body.size()) + "\r\n\r\n");
+  EXPECT_THAT(client.ReceiveUntil("\r\n\r\n"), HasSubstr("100 Continue"));
+  client.Send(body);
+  EXPECT_THAT(client.ReceiveAll(), HasSubstr("hello"));
+}
+
+TEST_F(ApiServerTest, AFullQueueIsA429WithRetryAfterAlsoForAStream) {
+  Start();
+  generator_.SetMaxLive(0);
+  for (const char* body : {R"({"prompt": "hi"})", R"({"prompt": "hi", "stream": true})"}) {
+    const std::string answer = Complete(body);
+    EXPECT_EQ(StatusOf(answer), 429);
+    EXPECT_THAT(answer, HasSubstr("Retry-After: 1\r\n"));
+    EXPECT_THAT(answer, HasSubstr("rate_limit_error"));
+  }
+}
+
+TEST_F(ApiServerTest, WithoutAnEngineA503ComesBack) {
+  Start();
+  generator_.SetStartStatus(absl::UnavailableError("x"));
+  const std::string answer = Complete(R"({"prompt": "hi"})");
+  EXPECT_EQ(StatusOf(answer), 503);
+  EXPECT_THAT(answer, HasSubstr("Retry-After:"));
+}
+
+TEST_F(ApiServerTest, AnErrorInMidStreamEndsItWithoutDone) {
+  Start();
+  generator_.FailAfter(2, absl::UnavailableError("x"));
+  const std::string answer = Complete(R"({"prompt": "hi", "stream": true})");
+  EXPECT_EQ(StatusOf(answer), 200);
+  EXPECT_THAT(BodyOf(answer), HasSubstr(R"(data: {"error":)"));
+  EXPECT_THAT(BodyOf(answer), Not(HasSubstr("[DONE]")));
+}
+
+TEST_F(ApiServerTest, DrainingRefusesNewCompletionsAndFinishesOldOnes) {
+  Start();
+  generator_.SetPiece(0);
+  RawClient old(port());
+  old.Send(PostRequest("/v1/completions", R"({"prompt": "hi", "stream": true})"));
+  while (generator_.num_live() == 0) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  server_->SetUnready();
+  EXPECT_EQ(StatusOf(Get("/health")), 503);
+  server_->SetDraining();
+  EXPECT_EQ(StatusOf(Complete(R"({"prompt": "hi"})")), 503);
+  EXPECT_EQ(server_->num_active(), 1);
+  generator_.SetPiece(1);
+  EXPECT_THAT(old.ReceiveAll(), HasSubstr("[DONE]"));
+}
+
+TEST_F(ApiServerTest, LargeBodiesArriveWhole) {
+  options_.large_body_bytes = 1000;
+  options_.max_large_bodies = 1;
+  Start();
+  // 5 MB of JSON around a small prompt.
+  const std::string body =
+      R"({"prompt": "hi", "x": ")" + std::string(5 << 20, 'x') + R"("})";
+  EXPECT_EQ(StatusOf(Complete(body)), 200);
+  EXPECT_EQ(StatusOf(Complete(body)), 200) << "the place was given back";
+}
+
+TEST(GroupStatusTest, HasWorkersAndOneRowPerLayer) {
+  EngineView view;
+  view.group.set_num_layers(2);
+  view.group.set_num_experts(3);
+  for (uint64_t i = 0; i < 6; ++i) {
+    view.group.add_expert_tokens(i);
+  }
+  auto* worker = view.group.add_workers();
+  worker->set_slot(1);
+  worker->set_pid(77);
+  worker->add_experts(2);
+  worker->set_num_failures(3);
+  worker->set_metrics_address("127.0.0.1:9");
+  const Json json = Json::parse(GroupStatusJson("m", view));
+  EXPECT_EQ(json["expert_tokens"], Json({{0, 1, 2}, {3, 4, 5}}));
+  EXPECT_EQ(json["workers"][0]["pid"], 77);
+  EXPECT_EQ(json["workers"][0]["experts"], Json::array({2}));
+  EXPECT_EQ(json["workers"][0]["failures"], 3);
+  EXPECT_EQ(json["model"], "m");
+  view.group.add_expert_tokens(9);
+  EXPECT_EQ(Json::parse(GroupStatusJson("m", view))["expert_tokens"], Json::array());
+}
+
+}  // namespace
+}  // namespace moe::gateway

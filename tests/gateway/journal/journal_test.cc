@@ -1,0 +1,335 @@
+// Tests gateway/journal/journal.h without threads or network.
+#include "gateway/journal/journal.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace moe::gateway {
+namespace {
+
+using coordinator::v1::GroupState;
+using engine::v1::EngineMessage;
+using engine::v1::GatewayMessage;
+using engine::v1::Rejected;
+using engine::v1::TokenEvent;
+using engine::v1::Welcome;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+class JournalTest : public ::testing::Test {
+ protected:
+  JournalTest() {
+    JournalOptions options;
+    options.now = [this] { return now_; };
+    journal_ = std::make_shared<Journal>(options);
+  }
+
+  static Welcome MakeWelcome(uint64_t epoch, const std::string& numerics = "cpu",
+                             const std::string& digest = "digest") {
+    Welcome welcome;
+    welcome.set_epoch(epoch);
+    welcome.set_numerics_id(numerics);
+    welcome.set_model_digest(digest);
+    return welcome;
+  }
+
+  std::unique_ptr<Generation> Start(std::vector<int32_t> prompt = {1, 2}) {
+    GenerationRequest request;
+    request.prompt_tokens = std::move(prompt);
+    request.sampling.set_seed(99);
+    request.on_ready = [this] { ++num_signals_; };
+    auto generation = journal_->Start(std::move(request));
+    EXPECT_TRUE(generation.ok()) << generation.status();
+    return generation.ok() ? *std::move(generation) : nullptr;
+  }
+
+  // What would be sent now, submissions and cancels.
+  std::vector<GatewayMessage> Sent() {
+    // Never blocks: there is always something after a start or a cancel in these tests.
+    return journal_->TakeOutgoing();
+  }
+
+  void Token(uint64_t epoch, uint64_t request, uint32_t position, int32_t token,
+             TokenEvent::Finish finish = TokenEvent::NONE) {
+    EngineMessage message;
+    message.mutable_events()->set_epoch(epoch);
+    TokenEvent& event = *message.mutable_events()->add_events();
+    event.set_request(request);
+    event.set_position(position);
+    event.set_token(token);
+    event.set_finish(finish);
+    journal_->OnMessage(message);
+  }
+
+  void Reject(uint64_t request, Rejected::Reason reason) {
+    EngineMessage message;
+    message.mutable_rejected()->set_request(request);
+    message.mutable_rejected()->set_reason(reason);
+    message.mutable_rejected()->set_message("no");
+    journal_->OnMessage(message);
+  }
+
+  static std::vector<int32_t> Take(Generation& generation) {
+    const auto events = generation.Next(absl::ZeroDuration());
+    EXPECT_TRUE(events.ok()) << events.status();
+    std::vector<int32_t> tokens;
+    if (events.ok()) {
+      for (const TokenEvent& event : *events) {
+        tokens.push_back(event.token());
+      }
+    }
+    return tokens;
+  }
+
+  static std::vector<int32_t> Generated(const GatewayMessage& message) {
+    return {message.submit().generated_tokens().begin(), message.submit().generated_tokens().end()};
+  }
+
+  absl::Time now_ = absl::FromUnixSeconds(1000);
+  std::shared_ptr<Journal> journal_;
+  int num_signals_ = 0;
+};
+
+TEST_F(JournalTest, NothingStartsBeforeAnEngineWasThere) {
+  EXPECT_TRUE(absl::IsUnavailable(journal_->Start({}).status()));
+  EXPECT_FALSE(journal_->view().serving);
+}
+
+TEST_F(JournalTest, TokensComeInOrderAndTheEndEndsIt) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  const auto sent = Sent();
+  ASSERT_THAT(sent, SizeIs(1));
+  EXPECT_EQ(sent[0].submit().sampling().seed(), 99U);
+  const uint64_t number = sent[0].submit().request();
+  Token(1, number, 0, 10);
+  Token(1, number, 1, 11);
+  EXPECT_THAT(Take(*generation), ElementsAre(10, 11));
+  Token(1, number, 2, 12, TokenEvent::STOP);
+  EXPECT_THAT(Take(*generation), ElementsAre(12));
+  EXPECT_THAT(Take(*generation), IsEmpty());
+  EXPECT_EQ(num_signals_, 3);
+}
+
+TEST_F(JournalTest, ANewLeaderGetsPromptAndTokensApartAndGoesOnWithoutGapOrDouble) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto first = Start({1});
+  auto second = Start({2});
+  auto sent = Sent();
+  Token(1, sent[0].submit().request(), 0, 10);
+  Token(1, sent[0].submit().request(), 1, 11);
+  journal_->OnDisconnect();
+  auto third = Start({3});  // comes while nobody leads, and waits
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(2)).ok());
+  sent = Sent();
+  ASSERT_THAT(sent, SizeIs(3));
+  EXPECT_THAT(Generated(sent[0]), ElementsAre(10, 11));
+  EXPECT_THAT(sent[0].submit().prompt_tokens(), ElementsAre(1));
+  EXPECT_THAT(Generated(sent[1]), IsEmpty());
+  EXPECT_THAT(sent[2].submit().prompt_tokens(), ElementsAre(3));
+  const uint64_t number = sent[0].submit().request();
+  Token(2, number, 1, 99);  // a position that is known
+  Token(1, number, 2, 98);  // an epoch that is over
+  Token(2, number, 2, 12);
+  Token(2, number, 2, 97);  // the same again
+  EXPECT_THAT(Take(*first), ElementsAre(10, 11, 12));
+  EXPECT_EQ(journal_->view().num_dropped_events, 3U);
+  EXPECT_EQ(journal_->view().num_failovers, 1U);
+}
+
+TEST_F(JournalTest, EventsOfAnEarlierSubmissionDoNotCount) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  const uint64_t old_number = Sent()[0].submit().request();
+  journal_->OnDisconnect();
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  EXPECT_NE(Sent()[0].submit().request(), old_number);
+  Token(1, old_number, 0, 10);
+  EXPECT_THAT(Take(*generation), IsEmpty());
+}
+
+TEST_F(JournalTest, AGapIsSubmittedAgainFromWhatIsKnown) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  const uint64_t number = Sent()[0].submit().request();
+  Token(1, number, 0, 10);
+  Token(1, number, 2, 12);
+  const auto sent = Sent();
+  ASSERT_THAT(sent, SizeIs(2));
+  EXPECT_EQ(sent[0].cancel().request(), number);
+  EXPECT_THAT(Generated(sent[1]), ElementsAre(10));
+  Token(1, sent[1].submit().request(), 1, 11, TokenEvent::LENGTH);
+  EXPECT_THAT(Take(*generation), ElementsAre(10, 11));
+}
+
+TEST_F(JournalTest, ALeaderThatKeepsSkippingIsGivenUp) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  uint64_t number = Sent()[0].submit().request();
+  for (int i = 0; i < 5; ++i) {
+    Token(1, number, 7, 1);
+    number = Sent().back().submit().request();
+  }
+  Token(1, number, 7, 1);
+  EXPECT_TRUE(absl::IsInternal(generation->Next(absl::ZeroDuration()).status()));
+}
+
+TEST_F(JournalTest, ALeaderMayGoOnInANewEpochOnTheSameConnection) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  const uint64_t number = Sent()[0].submit().request();
+  Token(1, number, 0, 10);
+  Token(2, number, 1, 11);
+  Token(1, number, 2, 99);
+  EXPECT_THAT(Take(*generation), ElementsAre(10, 11));
+}
+
+TEST_F(JournalTest, AnOldLeaderIsRefused) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(5)).ok());
+  journal_->OnDisconnect();
+  EXPECT_FALSE(journal_->OnWelcome(MakeWelcome(4)).ok());
+  EXPECT_FALSE(journal_->connected());
+  EXPECT_TRUE(journal_->OnWelcome(MakeWelcome(5)).ok());
+}
+
+TEST_F(JournalTest, RequestsNeverGoOnWithOtherNumerics) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto old = Start();
+  journal_->OnDisconnect();
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(2, "gpu")).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(old->Next(absl::ZeroDuration()).status()));
+  auto fresh = Start();
+  EXPECT_THAT(Sent(), SizeIs(1));
+}
+
+TEST_F(JournalTest, RequestsNeverGoOnWithAnotherModel) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto old = Start();
+  journal_->OnDisconnect();
+  EXPECT_FALSE(journal_->OnWelcome(MakeWelcome(2, "cpu", "other")).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(old->Next(absl::ZeroDuration()).status()));
+  EXPECT_FALSE(journal_->view().serving);
+  EXPECT_THAT(journal_->view().reason, ::testing::HasSubstr("another model"));
+}
+
+TEST_F(JournalTest, AFullQueueRefusesWhatIsNewAndTriesAgainWhatIsOld) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto fresh = Start();
+  Reject(Sent()[0].submit().request(), Rejected::QUEUE_FULL);
+  EXPECT_TRUE(absl::IsResourceExhausted(fresh->Next(absl::ZeroDuration()).status()));
+
+  auto old = Start();
+  Token(1, Sent()[0].submit().request(), 0, 10);
+  journal_->OnDisconnect();
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(2)).ok());
+  Reject(Sent()[0].submit().request(), Rejected::QUEUE_FULL);
+  journal_->Tick();
+  EXPECT_THAT(Take(*old), ElementsAre(10));
+  now_ += absl::Seconds(1);
+  journal_->Tick();
+  const auto sent = Sent();
+  ASSERT_THAT(sent, SizeIs(1));
+  EXPECT_THAT(Generated(sent[0]), ElementsAre(10));
+}
+
+TEST_F(JournalTest, WhatTheEngineCannotTakeIsTheClientsFault) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  Reject(Sent()[0].submit().request(), Rejected::TOO_LONG);
+  EXPECT_TRUE(absl::IsInvalidArgument(generation->Next(absl::ZeroDuration()).status()));
+}
+
+TEST_F(JournalTest, TheFailoverDeadlineEndsIt) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  Token(1, Sent()[0].submit().request(), 0, 10);
+  journal_->OnDisconnect();
+  now_ += absl::Seconds(119);
+  journal_->Tick();
+  EXPECT_THAT(Take(*generation), ElementsAre(10));
+  now_ += absl::Seconds(2);
+  journal_->Tick();
+  EXPECT_TRUE(absl::IsUnavailable(generation->Next(absl::ZeroDuration()).status()));
+}
+
+TEST_F(JournalTest, ACrashLoopReachesTheDeadline) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  for (uint64_t i = 0; i < 125; ++i) {
+    journal_->OnDisconnect();
+    now_ += absl::Seconds(1);
+    journal_->Tick();
+    if (!generation->Next(absl::ZeroDuration()).ok()) {
+      EXPECT_GE(i, 118U);
+      return;
+    }
+    ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(2 + i)).ok());
+  }
+  FAIL() << "never ended";
+}
+
+TEST_F(JournalTest, ADestroyedGenerationIsCancelled) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  const uint64_t number = Sent()[0].submit().request();
+  generation = nullptr;
+  const auto sent = Sent();
+  ASSERT_THAT(sent, SizeIs(1));
+  EXPECT_EQ(sent[0].cancel().request(), number);
+  Token(1, number, 0, 10);
+  EXPECT_EQ(num_signals_, 0);
+  journal_->OnDisconnect();
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(2)).ok());
+  auto other = Start({7});
+  EXPECT_THAT(Sent(), SizeIs(1)) << "the cancelled one is forgotten";
+}
+
+TEST_F(JournalTest, HealthFollowsTheLeadersVoice) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  EXPECT_TRUE(journal_->view().serving);
+  now_ += absl::Seconds(4);
+  EXPECT_FALSE(journal_->view().serving);
+  EngineMessage stats;
+  stats.mutable_stats()->set_num_running(3);
+  journal_->OnMessage(stats);
+  EXPECT_TRUE(journal_->view().serving);
+  EXPECT_EQ(journal_->view().stats.num_running(), 3U);
+  journal_->OnDisconnect();
+  GroupState group;
+  group.set_phase(GroupState::RECOVERING);
+  journal_->OnGroup(group);
+  EXPECT_THAT(journal_->view().reason, ::testing::HasSubstr("recovering"));
+}
+
+TEST_F(JournalTest, AFailedGroupAndAStopEndEverything) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  GroupState group;
+  group.set_phase(GroupState::FAILED);
+  journal_->OnGroup(group);
+  EXPECT_TRUE(absl::IsUnavailable(generation->Next(absl::ZeroDuration()).status()));
+  EXPECT_TRUE(absl::IsUnavailable(journal_->Start({}).status()));
+  group.set_phase(GroupState::ACTIVE);
+  journal_->OnGroup(group);
+  auto other = Start();
+  journal_->Stop();
+  EXPECT_TRUE(absl::IsUnavailable(other->Next(absl::ZeroDuration()).status()));
+  EXPECT_TRUE(absl::IsUnavailable(journal_->Start({}).status()));
+}
+
+TEST_F(JournalTest, ASequencesErrorReachesItsOwner) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  Token(1, Sent()[0].submit().request(), 0, 0, TokenEvent::ERROR);
+  const auto events = generation->Next(absl::ZeroDuration());
+  ASSERT_TRUE(events.ok());
+  EXPECT_EQ((*events)[0].finish(), TokenEvent::ERROR);
+}
+
+}  // namespace
+}  // namespace moe::gateway

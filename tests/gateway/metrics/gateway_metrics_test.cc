@@ -1,0 +1,105 @@
+// Tests gateway/metrics/gateway_metrics.h and gateway/stats_line.h.
+#include "gateway/metrics/gateway_metrics.h"
+
+#include <string>
+
+#include "gateway/stats_line.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace moe::gateway {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(GatewayMetricsTest, HasVllmNamesAndBuckets) {
+  GatewayMetrics metrics("m", 4096);
+  metrics.OnFirstToken(absl::Milliseconds(30), 12);
+  metrics.OnToken();
+  metrics.OnInterToken(absl::Milliseconds(30));
+  FinishedChoice choice;
+  choice.reason = FinishedReason::kLength;
+  choice.num_prompt_tokens = 12;
+  choice.num_generated_tokens = 2;
+  choice.end_to_end = absl::Milliseconds(700);
+  choice.has_first_token = true;
+  choice.queue_seconds = 0.4;
+  choice.prefill_seconds = 0.2;
+  choice.decode = absl::Milliseconds(100);
+  metrics.OnFinished(choice);
+  EngineView view;
+  view.stats.set_num_running(3);
+  view.stats.set_num_waiting(4);
+  view.stats.set_kv_usage(0.5);
+  view.welcome.set_epoch(9);
+  const std::string text = metrics.Serialize(view);
+  for (const char* line : {
+           "vllm:num_requests_running{model_name=\"m\"} 3",
+           "vllm:num_requests_waiting{model_name=\"m\"} 4",
+           "vllm:kv_cache_usage_perc{model_name=\"m\"} 0.5",
+           "vllm:prompt_tokens_total{model_name=\"m\"} 12",
+           "vllm:generation_tokens_total{model_name=\"m\"} 1",
+           "vllm:request_success_total{finished_reason=\"length\",model_name=\"m\"} 1",
+           "vllm:request_success_total{finished_reason=\"abort\",model_name=\"m\"} 0",
+           "vllm:time_to_first_token_seconds_bucket{model_name=\"m\",le=\"0.02\"} 0",
+           "vllm:time_to_first_token_seconds_bucket{model_name=\"m\",le=\"0.04\"} 1",
+           "vllm:time_to_first_token_seconds_bucket{model_name=\"m\",le=\"2560\"} 1",
+           "vllm:inter_token_latency_seconds_bucket{model_name=\"m\",le=\"0.05\"} 1",
+           "vllm:e2e_request_latency_seconds_bucket{model_name=\"m\",le=\"0.8\"} 1",
+           "vllm:request_queue_time_seconds_bucket{model_name=\"m\",le=\"0.3\"} 0",
+           "vllm:request_prefill_time_seconds_bucket{model_name=\"m\",le=\"0.3\"} 1",
+           "vllm:request_decode_time_seconds_count{model_name=\"m\"} 1",
+           "vllm:request_inference_time_seconds_bucket{model_name=\"m\",le=\"0.5\"} 1",
+           "vllm:request_prompt_tokens_bucket{model_name=\"m\",le=\"10\"} 0",
+           "vllm:request_prompt_tokens_bucket{model_name=\"m\",le=\"20\"} 1",
+           "vllm:request_generation_tokens_bucket{model_name=\"m\",le=\"2000\"} 1",
+           "moe_epoch{model_name=\"m\"} 9",
+           "moe_rejected_requests_total{model_name=\"m\",reason=\"queue_full\"} 0",
+       }) {
+    EXPECT_THAT(text, HasSubstr(std::string(line) + "\n"));
+  }
+  EXPECT_EQ(metrics.num_prompt_tokens(), 12);
+}
+
+TEST(GatewayMetricsTest, CountersOnlyGrowWhenAnEngineStartsAnew) {
+  GatewayMetrics metrics("m", 512);
+  EngineView view;
+  for (const uint64_t preemptions : {5, 7, 2, 2}) {
+    view.stats.set_num_preemptions(preemptions);
+    metrics.Serialize(view);
+  }
+  EXPECT_THAT(metrics.Serialize(view), HasSubstr("vllm:num_preemptions_total{model_name=\"m\"} 9\n"));
+}
+
+TEST(StatsLineTest, SpeaksUnderLoadOnly) {
+  EngineView view;
+  view.stats.set_num_running(2);
+  view.stats.set_kv_usage(0.123);
+  const auto get = [&view] { return view; };
+  const absl::Time start = absl::FromUnixSeconds(100);
+  StatsLine stats(absl::Seconds(10), start);
+  EXPECT_EQ(stats.Next(start + absl::Seconds(9), 10, 10, get), std::nullopt);
+  EXPECT_EQ(stats.Next(start + absl::Seconds(10), 100, 250, get),
+            "prompt 10.0 tok/s, generation 25.0 tok/s | running 2, waiting 0 | KV 12.3%");
+  EXPECT_EQ(stats.Next(start + absl::Seconds(11), 100, 250, get), std::nullopt);
+  view.stats.set_num_running(0);
+  EXPECT_EQ(stats.Next(start + absl::Seconds(20), 100, 250, get), std::nullopt) << "idle";
+  StatsLine never(absl::ZeroDuration(), start);
+  EXPECT_EQ(never.Next(start + absl::Hours(1), 100, 250, get), std::nullopt);
+}
+
+TEST(StatsLineTest, TheReadyLineNamesUrlLayoutAndCapacity) {
+  EngineView view;
+  view.group.set_layout("EP64_TP1_PP1_DP1");
+  view.group.set_kv_capacity_tokens(8192);
+  for (int i = 0; i < 64; ++i) {
+    view.group.add_workers();
+  }
+  EXPECT_EQ(ReadyLine("demo", "127.0.0.1", 8000, view),
+            "Serving demo on http://127.0.0.1:8000 | EP64_TP1_PP1_DP1, 64 workers | KV cache 8192 "
+            "tokens");
+  EXPECT_THAT(ReadyLine("demo", "::1", 8000, view), HasSubstr("http://[::1]:8000 "));
+}
+
+}  // namespace
+}  // namespace moe::gateway
