@@ -24,6 +24,17 @@ if(MOE_SANITIZE)
   add_compile_options(-fsanitize=${MOE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${MOE_SANITIZE})
 endif()
+if(MOE_SANITIZE MATCHES "thread")
+  # The distribution's Abseil is built without ThreadSanitizer: see tests/sanitizers/absl_mutex.cc.
+  add_library(moe_tsan_absl OBJECT tests/sanitizers/absl_mutex.cc)
+  set(kernel_timeout NS0_24synchronization_internal13KernelTimeoutE)
+  foreach(symbol Mutex4LockEv Mutex6UnlockEv Mutex7TryLockEv Mutex10ReaderLockEv
+          Mutex12ReaderUnlockEv Mutex11AwaitCommonERKNS0_9ConditionE${kernel_timeout}
+          Mutex14LockWhenCommonERKNS0_9ConditionE${kernel_timeout}b)
+    add_link_options(-Wl,--wrap=_ZN4absl7debian75${symbol})
+  endforeach()
+  add_link_options(-Wl,--wrap=_ZN4absl7debian77CondVar10WaitCommonEPNS0_5MutexE${kernel_timeout})
+endif()
 
 # moe_add_library(NAME SOURCES a.cc ... [DEPS lib ...]): a static library of this project.
 function(moe_add_library name)
@@ -41,6 +52,9 @@ function(moe_add_executable name)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
   target_compile_options(${name} PRIVATE ${MOE_WARNINGS})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS})
+  if(TARGET moe_tsan_absl)
+    target_sources(${name} PRIVATE $<TARGET_OBJECTS:moe_tsan_absl>)
+  endif()
 endfunction()
 
 # moe_add_test(NAME SOURCES a.cc ... [DEPS lib ...] [TIMEOUT seconds] [LABELS label ...]):
@@ -54,6 +68,9 @@ function(moe_add_test name)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
   target_compile_options(${name} PRIVATE ${MOE_WARNINGS})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  if(TARGET moe_tsan_absl)
+    target_sources(${name} PRIVATE $<TARGET_OBJECTS:moe_tsan_absl>)
+  endif()
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 
@@ -24,9 +25,9 @@ constexpr std::array<CpuLevel, 4> kLevels = {CpuLevel::kPlain, CpuLevel::kAvx2, 
 // Instruction manuals leave room in how vdpbf16ps rounds between its two products. A CPU whose
 // vdpbf16ps is not the sequence of numerics.h must not use it, or its output would differ.
 bool Bf16InstructionFollowsContract() {
-  constexpr int kTokens = 2;
-  constexpr int kRows = 16;
-  constexpr int kLength = 256;
+  constexpr size_t kTokens = 2;
+  constexpr size_t kRows = 16;
+  constexpr size_t kLength = 256;
   std::array<BFloat16, kTokens * kLength> x;
   std::array<BFloat16, kRows * kLength> weight;
   uint64_t random = 1;
@@ -38,8 +39,8 @@ bool Bf16InstructionFollowsContract() {
   };
   // The second token is tiny, and so is the second half of the weights: their products lie around
   // the smallest normal number.
-  for (int i = 0; i < kTokens * kLength; ++i) x[i] = next((i / kPackedChunk) % kTokens == 1);
-  for (int i = 0; i < kRows * kLength; ++i) weight[i] = next(i >= kRows * kLength / 2);
+  for (size_t i = 0; i < kTokens * kLength; ++i) x[i] = next((i / kPackedChunk) % kTokens == 1);
+  for (size_t i = 0; i < kRows * kLength; ++i) weight[i] = next(i >= kRows * kLength / 2);
   std::array<float, kTokens * kRows> expected;
   std::array<float, kTokens * kRows> actual;
   const ScopedFlushDenormals flush;
@@ -55,7 +56,7 @@ bool Bf16InstructionFollowsContract() {
   avx512::DotTiles(args);
   args.out = actual.data();
   avx512_bf16::DotTiles(args);
-  for (int i = 0; i < kTokens * kRows; ++i) {
+  for (size_t i = 0; i < kTokens * kRows; ++i) {
     if (std::bit_cast<uint32_t>(expected[i]) != std::bit_cast<uint32_t>(actual[i])) return false;
   }
   return true;

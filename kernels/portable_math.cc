@@ -1,10 +1,12 @@
 // See portable_math.h. Tested by tests/kernels/portable_math_test.cc.
 //
-// Only +, -, *, / and shifts, compiled without contraction. Each is a range reduction followed by a
-// series that is cut where its next term is below half a unit in the last place.
+// Only +, -, *, /, shifts and rounding to integers, compiled without contraction. Each is a range
+// reduction followed by a series that is cut where its next term is below half a unit in the last
+// place.
 #include "kernels/portable_math.h"
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 
 namespace moe::kernels {
@@ -43,9 +45,9 @@ double PortableLog(double x) {
 }
 
 double PortableExp(double x) {
-  const double scaled = x / (kLn2High + kLn2Low);
-  const int n = static_cast<int>(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
-  const double r = (x - n * kLn2High) - n * kLn2Low;
+  const int64_t n = std::llround(x / (kLn2High + kLn2Low));
+  const auto power = static_cast<double>(n);
+  const double r = (x - power * kLn2High) - power * kLn2Low;
   double series = 1.0;
   for (int k = 14; k >= 1; --k) series = 1.0 + r * series / k;
   const auto exponent = static_cast<uint64_t>(n + kExponentBias);
@@ -53,7 +55,7 @@ double PortableExp(double x) {
 }
 
 SinCos PortableSinCos(double x) {
-  const auto n = static_cast<int64_t>(x * kTwoOverPi + 0.5);
+  const int64_t n = std::llround(x * kTwoOverPi);
   const auto turns = static_cast<double>(n);
   const double r = ((x - turns * kHalfPi1) - turns * kHalfPi2) - turns * kHalfPi3;
   const double r2 = r * r;

@@ -13,7 +13,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
-#include "absl/strings/strip.h"
 
 namespace moe::coordinator {
 namespace {
@@ -32,12 +31,16 @@ struct Record {
   uint64_t epoch = 0;
 };
 
-absl::StatusOr<Record> Parse(absl::string_view line, const std::string& path) {
+std::string Format(const Record& record) {
+  return absl::StrCat(kMagic, " ", kVersion, " ", record.term, " ", record.epoch, "\n");
+}
+
+absl::StatusOr<Record> Parse(absl::string_view text, const std::string& path) {
   Record record;
-  std::vector<absl::string_view> words;
-  if (absl::ConsumeSuffix(&line, "\n")) words = absl::StrSplit(line, ' ');
-  if (words.size() != 4 || words[0] != kMagic || words[1] != kVersion ||
-      !absl::SimpleAtoi(words[2], &record.term) || !absl::SimpleAtoi(words[3], &record.epoch)) {
+  const std::vector<absl::string_view> words = absl::StrSplit(text, ' ');
+  // Only the one form that is ever written: SimpleAtoi alone would allow spaces and signs.
+  if (words.size() != 4 || !absl::SimpleAtoi(words[2], &record.term) ||
+      !absl::SimpleAtoi(words[3], &record.epoch) || Format(record) != text) {
     return absl::DataLossError(absl::StrCat(
         path, " is not a term file of this version; remove it if no worker of its group runs"));
   }
@@ -126,8 +129,7 @@ absl::Status EpochStore::Write() {
   const std::string beside = path_ + ".new";
   const int fd = open(beside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (fd < 0) return ErrnoStatus("cannot create", beside);
-  absl::Status status = WriteAll(
-      fd, absl::StrCat(kMagic, " ", kVersion, " ", term_, " ", last_epoch_, "\n"), beside);
+  absl::Status status = WriteAll(fd, Format({.term = term_, .epoch = last_epoch_}), beside);
   if (close(fd) != 0 && status.ok()) status = ErrnoStatus("cannot close", beside);
   if (!status.ok()) return status;
   if (rename(beside.c_str(), path_.c_str()) != 0) return ErrnoStatus("cannot replace", path_);

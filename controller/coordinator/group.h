@@ -222,6 +222,7 @@ class Group {
   void TryStartEpoch();
   void TryAdvance();
   void SlotFailed(int slot_idx, const std::string& description, const std::string& last_lines);
+  void BlameSuspect(const v1::EpochFailed& failed, const std::string& reason);
   // Names `slot_idx` as the culprit of an epoch's failure; kills it if it is silent or blamed again.
   void Blame(int slot_idx, const std::string& reason);
   void Kill(int slot_idx, const std::string& reason);

@@ -92,6 +92,9 @@ void Group::TryAdvance() {
 }
 
 void Group::OnEpochFailed(int slot_idx, const v1::EpochFailed& failed) {
+  // An earlier controller's epoch that might have been kept is over, too.
+  Member& member = *slot(slot_idx).member;
+  if (member.running_epoch == failed.epoch()) member.running_epoch = 0;
   const bool current = stage_ != Stage::kNone && stage_ != Stage::kClaiming &&
                        failed.epoch() == epoch_;
   if (over() || failed.epoch() == 0 || (!current && failed.epoch() != ended_epoch_)) return;
@@ -101,6 +104,11 @@ void Group::OnEpochFailed(int slot_idx, const v1::EpochFailed& failed) {
     Log(true, absl::StrCat("epoch ", epoch_, " failed: ", reason));
     EndEpoch(reason, /*process_ended=*/false);
   }
+  BlameSuspect(failed, reason);
+  TryStartEpoch();
+}
+
+void Group::BlameSuspect(const v1::EpochFailed& failed, const std::string& reason) {
   const int suspect = failed.suspect_slot();
   if (suspect < 0 || suspect >= num_slots()) return;
   const Slot& s = slot(suspect);
@@ -108,11 +116,9 @@ void Group::OnEpochFailed(int slot_idx, const v1::EpochFailed& failed) {
       s.member.has_value() && now_ - s.member->heard_at > options_.fresh_heartbeat;
   // Ranks that wait for the culprit are themselves waited for, so only the first name counts;
   // later ones may still point out a process that is silent.
-  if (blamed_epoch_ != failed.epoch() || silent) {
-    blamed_epoch_ = failed.epoch();
-    Blame(suspect, reason);
-  }
-  TryStartEpoch();
+  if (blamed_epoch_ == failed.epoch() && !silent) return;
+  blamed_epoch_ = failed.epoch();
+  Blame(suspect, reason);
 }
 
 void Group::EndEpoch(const std::string& reason, bool process_ended) {

@@ -10,7 +10,7 @@
 // header lines, spaces before the colon, several Content-Length, Content-Length together with
 // Transfer-Encoding, and any coding but "chunked".
 //
-// Tested by tests/gateway/http/request_reader_test.cc, fuzzed by tests/fuzz/request_http_fuzzer.cc.
+// Tested by tests/gateway/http/request_reader_test.cc, fuzzed by tests/fuzz/request_http_fuzz.cc.
 #ifndef MOE_GATEWAY_HTTP_REQUEST_READER_H_
 #define MOE_GATEWAY_HTTP_REQUEST_READER_H_
 

@@ -3,7 +3,7 @@
 // A parameter out of its bounds, of the wrong type or not supported is refused with the field named;
 // fields that nobody here knows are ignored, as OpenAI's clients send new ones without notice.
 //
-// Tested by tests/gateway/openai/parse_test.cc, fuzzed by tests/fuzz/request_body_fuzzer.cc.
+// Tested by tests/gateway/openai/parse_test.cc, fuzzed by tests/fuzz/request_body_fuzz.cc.
 #ifndef MOE_GATEWAY_OPENAI_PARSE_H_
 #define MOE_GATEWAY_OPENAI_PARSE_H_
 

@@ -4,7 +4,7 @@
 // nlohmann's parser is iterative, but copying, comparing and dumping a value recurse, so depth is
 // limited while parsing.
 //
-// Tested by tests/gateway/openai/parse_test.cc, fuzzed by tests/fuzz/request_body_fuzzer.cc.
+// Tested by tests/gateway/openai/parse_test.cc, fuzzed by tests/fuzz/request_body_fuzz.cc.
 #ifndef MOE_GATEWAY_OPENAI_STRICT_JSON_H_
 #define MOE_GATEWAY_OPENAI_STRICT_JSON_H_
 

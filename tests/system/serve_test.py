@@ -219,7 +219,7 @@ class ServeTest(unittest.TestCase):
                 (["serve", DEMO, "--expert-parallel", "65"], "must be 1 to 64"),
                 (["serve", DEMO, "--expert-parallel", "many"], "neither a number nor 'auto'"),
                 (["serve", DEMO, "--kv-memory", "lots"], "not an amount of memory"),
-                (["serve", DEMO, "--port", str(taken.getsockname()[1])], "port"),
+                (["serve", DEMO, "--port", str(taken.getsockname()[1])], "Address already in use"),
                 (["serve"], "model is required"),
                 (["fly"], "fly"),
                 (["generate", "hello", "--url", "http://127.0.0.1:1"], "is `moe serve` running"),

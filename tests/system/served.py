@@ -65,13 +65,13 @@ class Served:
         self.port = None
         command = [os.path.join(BIN, "moe"), "serve", model, "--port", "0", *args]
         self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, **(env or {})})
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
     def _read(self):
-        for line in self.process.stderr:
+        for line in self.process.stdout:
             self.log.append(line.rstrip("\n"))
             match = re.search(r"http://127\.0\.0\.1:(\d+)", line)
             if match and self.port is None:
@@ -80,7 +80,7 @@ class Served:
     def text(self):
         return "\n".join(self.log)
 
-    def wait_ready(self, seconds=120):
+    def wait_ready(self, seconds=60):
         def ready():
             if self.process.poll() is not None:
                 raise AssertionError(f"moe serve ended with {self.process.returncode}:\n{self.text()}")
@@ -139,3 +139,4 @@ class Served:
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
         self.reader.join(5)
+        self.process.stdout.close()

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <bit>
 #include <cstddef>
 #include <limits>
 
@@ -97,9 +97,6 @@ absl::Status ApplyPenalties(const v1::SamplingParams& params, absl::Span<const i
     int num_generated = 0;
   };
   const bool repetition = params.repetition_penalty() != 1;
-  if (!repetition && params.frequency_penalty() == 0 && params.presence_penalty() == 0) {
-    return absl::OkStatus();
-  }
   absl::flat_hash_map<int32_t, Seen> seen;
   if (repetition) {
     for (const int32_t token : prompt) seen.try_emplace(token);
@@ -119,6 +116,16 @@ absl::Status ApplyPenalties(const v1::SamplingParams& params, absl::Span<const i
   return absl::OkStatus();
 }
 
+bool HasPenalties(const v1::SamplingParams& params) {
+  return params.repetition_penalty() != 1 || params.frequency_penalty() != 0 ||
+         params.presence_penalty() != 0;
+}
+
+bool HasAdjustments(const v1::SamplingParams& params, size_t num_generated) {
+  return !params.logit_bias().empty() || HasPenalties(params) ||
+         num_generated < params.min_tokens();
+}
+
 // Everything that changes single logits.
 absl::Status AdjustLogits(const v1::SamplingParams& params, absl::Span<const int32_t> prompt,
                           absl::Span<const int32_t> generated, absl::Span<float> logits) {
@@ -126,8 +133,9 @@ absl::Status AdjustLogits(const v1::SamplingParams& params, absl::Span<const int
     if (!IsToken(token, logits.size())) return OutsideVocabulary(token, logits.size());
     logits[token] += bias;
   }
-  if (absl::Status status = ApplyPenalties(params, prompt, generated, logits); !status.ok()) {
-    return status;
+  if (HasPenalties(params)) {
+    absl::Status status = ApplyPenalties(params, prompt, generated, logits);
+    if (!status.ok()) return status;
   }
   if (generated.size() < params.min_tokens()) {
     for (const int32_t token : params.stop_token_ids()) {
@@ -143,21 +151,20 @@ absl::StatusOr<Candidate> Largest(absl::Span<const float> logits) {
   constexpr size_t kLanes = 16;
   std::array<float, kLanes> lanes;
   lanes.fill(kMinusInfinity);
-  bool has_nan = false;
+  std::array<int32_t, kLanes> num_nan = {};
+  const auto take = [&](size_t lane, float value) {
+    lanes[lane] = lanes[lane] < value ? value : lanes[lane];
+    num_nan[lane] += value == value ? 0 : 1;
+  };
   size_t i = 0;
   for (; i + kLanes <= logits.size(); i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      lanes[lane] = std::max(lanes[lane], logits[i + lane]);
-      has_nan |= logits[i + lane] != logits[i + lane];
-    }
+    for (size_t lane = 0; lane < kLanes; ++lane) take(lane, logits[i + lane]);
   }
-  for (; i < logits.size(); ++i) {
-    lanes[0] = std::max(lanes[0], logits[i]);
-    has_nan |= logits[i] != logits[i];
-  }
+  for (; i < logits.size(); ++i) take(0, logits[i]);
   const float largest = *std::max_element(lanes.begin(), lanes.end());
+  const bool has_nan = std::any_of(num_nan.begin(), num_nan.end(), [](int32_t n) { return n > 0; });
   if (has_nan || largest == std::numeric_limits<float>::infinity()) {
-    return absl::InvalidArgumentError("logits are not finite after biases and penalties");
+    return absl::InvalidArgumentError("logits are not finite");
   }
   if (largest == kMinusInfinity) return absl::InvalidArgumentError("no token can be drawn");
   const auto it = std::find(logits.begin(), logits.end(), largest);
@@ -243,24 +250,21 @@ class Nucleus {
     const size_t vocab_size = logits_.size();
     const bool top_k = params_.top_k() > 0 && static_cast<size_t>(params_.top_k()) < vocab_size;
     const bool top_p = params_.top_p() < 1;
-    std::vector<Candidate> candidates;
-    if (top_k) {
-      candidates = TopCandidates(logits_, static_cast<size_t>(params_.top_k()));
-      Weigh(candidates);
+    if (!top_k) {
       if (top_p) {
-        double total = 0;
-        for (const Candidate& candidate : candidates) total += static_cast<double>(candidate.value);
-        CutTopP(total, &candidates);
+        WeighTopP();
+      } else {
+        WeighAll(logits_);
       }
-    } else if (top_p) {
-      candidates = TopPOfAll();
-    } else {
-      WeighAll(logits_);
       if (params_.min_p() > 0) {
         for (float& weight : logits_) weight = weight < params_.min_p() ? 0.0f : weight;
       }
       return DrawFromAll(logits_, uniform);
     }
+    std::vector<Candidate> candidates =
+        TopCandidates(logits_, static_cast<size_t>(params_.top_k()));
+    Weigh(candidates);
+    if (top_p) CutTopP(&candidates);
     while (candidates.size() > 1 && candidates.back().value < params_.min_p()) {
       candidates.pop_back();
     }
@@ -284,31 +288,56 @@ class Nucleus {
     for (size_t i = 0; i < values.size(); ++i) candidates[i].value = values[i];
   }
 
-  // Keeps the shortest prefix whose weight reaches top_p of the total. False when none does.
-  bool CutTopP(double total, std::vector<Candidate>* candidates) const {
+  // Keeps the shortest prefix whose weight reaches top_p of the total.
+  void CutTopP(std::vector<Candidate>* candidates) const {
+    double total = 0;
+    for (const Candidate& candidate : *candidates) total += static_cast<double>(candidate.value);
     const double wanted = static_cast<double>(params_.top_p()) * total;
     double sum = 0;
     for (size_t i = 0; i < candidates->size(); ++i) {
       sum += static_cast<double>((*candidates)[i].value);
       if (sum >= wanted) {
         candidates->resize(i + 1);
-        return true;
+        return;
       }
     }
-    return false;
   }
 
-  // Top-p over the whole vocabulary: sorts no more than about what it needs.
-  std::vector<Candidate> TopPOfAll() const {
+  // Weights are sorted into buckets by exponent and the first three bits of the fraction.
+  static constexpr size_t kNumBuckets = (std::bit_cast<uint32_t>(1.0f) >> 20) + 1;
+  static size_t BucketOf(float weight) {
+    return std::min<size_t>(std::bit_cast<uint32_t>(weight) >> 20, kNumBuckets - 1);
+  }
+
+  // Top-p over the whole vocabulary: logits become weights, 0 where they are cut off. Only the
+  // bucket in which the sum reaches top_p has to be put in order.
+  void WeighTopP() {
     std::vector<float> weights(logits_.begin(), logits_.end());
     WeighAll(absl::MakeSpan(weights));
+    std::vector<double> sums(kNumBuckets, 0.0);
+    for (const float weight : weights) sums[BucketOf(weight)] += static_cast<double>(weight);
     double total = 0;
-    for (const double sum : BlockSums(weights)) total += sum;
-    for (size_t num_top = 64;; num_top *= 16) {
-      // By logits and not by weights: different logits may have equal weights.
-      std::vector<Candidate> candidates = TopCandidates(logits_, num_top);
-      for (Candidate& candidate : candidates) candidate.value = weights[candidate.token];
-      if (CutTopP(total, &candidates) || num_top >= logits_.size()) return candidates;
+    for (size_t bucket = kNumBuckets; bucket-- > 0;) total += sums[bucket];
+    const double wanted = static_cast<double>(params_.top_p()) * total;
+    size_t cut = kNumBuckets - 1;
+    double sum = 0;  // of the buckets above
+    while (cut > 0 && sum + sums[cut] < wanted) sum += sums[cut--];
+
+    // By logits and not by weights: different logits may have equal weights.
+    std::vector<Candidate> candidates;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const size_t bucket = BucketOf(weights[i]);
+      if (bucket == cut) {
+        candidates.push_back({.value = logits_[i], .token = static_cast<int32_t>(i)});
+      }
+      if (bucket <= cut) logits_[i] = 0;
+      if (bucket > cut) logits_[i] = weights[i];
+    }
+    std::sort(candidates.begin(), candidates.end(), Precedes);
+    for (const Candidate& candidate : candidates) {
+      logits_[candidate.token] = weights[candidate.token];
+      sum += static_cast<double>(weights[candidate.token]);
+      if (sum >= wanted) return;
     }
   }
 
@@ -351,14 +380,15 @@ absl::StatusOr<Sample> SampleToken(const kernels::Context& context, absl::Span<f
     stats = kernels::ComputeLogSumExp(context, logits.data(), static_cast<int>(logits.size()));
     if (!stats.finite) return absl::InvalidArgumentError("logits are not finite");
     raw.assign(logits.begin(), logits.end());
-  } else if (const auto largest = Largest(logits); !largest.ok()) {
-    return absl::InvalidArgumentError("logits are not finite");
   }
-  if (absl::Status status = AdjustLogits(params, prompt, generated, logits); !status.ok()) {
-    return status;
-  }
-  const absl::StatusOr<Candidate> largest = Largest(logits);
+  absl::StatusOr<Candidate> largest = Largest(logits);
   if (!largest.ok()) return largest.status();
+  if (HasAdjustments(params, generated.size())) {
+    absl::Status status = AdjustLogits(params, prompt, generated, logits);
+    if (!status.ok()) return status;
+    largest = Largest(logits);
+    if (!largest.ok()) return largest.status();
+  }
 
   Sample sample;
   if (params.temperature() < kMinTemperature) {

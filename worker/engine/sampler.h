@@ -9,7 +9,7 @@
 //
 // The draw uses Philox4x32-10 (Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405) keyed
 // by (seed, choice, position), so that it is the same in any batch and after a failover. It walks
-// the weights in order of id, or likeliest first where top-k or top-p cut them.
+// the weights in order of id; with top-k, likeliest first.
 //
 // Tested by tests/worker/engine/sampler_test.cc.
 #ifndef MOE_WORKER_ENGINE_SAMPLER_H_

@@ -118,7 +118,7 @@ struct Bootstrap {
 };
 
 absl::StatusOr<Bootstrap> ParseBootstrap(std::string_view text) {
-  const absl::Status error =
+  absl::Status error =
       absl::InvalidArgumentError("this is not the bootstrap of a shared-memory exchange");
   if (text.size() > 128) return error;
   const std::vector<absl::string_view> parts =
@@ -219,7 +219,7 @@ SegmentLayout SegmentLayout::Of(const GroupShape& shape) {
   place(sizeof(Header), kPageBytes);
   layout.bells = place(sizeof(Bell) * Doorbells::NumBells(shape.num_ranks), kLineBytes);
   layout.arrivals = place(8 * num_ranks, kLineBytes);
-  layout.digests = place(2 * 8 * num_ranks, kLineBytes);
+  layout.digests = place(8 * num_ranks * 2, kLineBytes);
   layout.request_stride = RoundUp(8 * num_owners, kLineBytes);
   layout.requests = place(layout.request_stride * num_ranks, kLineBytes);
   layout.plan_head = place(sizeof(PlanHead), kLineBytes);

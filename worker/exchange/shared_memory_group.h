@@ -114,6 +114,8 @@ class RankGroup final : public SharedMemoryGroup {
   bool is_owner() const { return shape_.replicated || rank_ < shape_.num_attention_ranks; }
   static std::string Name(int rank) { return absl::StrCat("rank ", rank); }
   static Clock::time_point After(absl::Duration duration) {
+    // An infinite or absurd duration is no deadline; adding it would overflow the clock.
+    if (duration > absl::Hours(24 * 365)) return Clock::time_point::max();
     return Clock::now() + absl::ToChronoNanoseconds(duration);
   }
 

@@ -143,6 +143,7 @@ double RunGroup(int num_owners, int num_rows, const BenchOptions& options) {
 
 void Report(int num_owners, int num_rows, const BenchOptions& options) {
   std::vector<double> runs;
+  runs.reserve(options.num_runs);
   for (int i = 0; i < options.num_runs; ++i) {
     runs.push_back(RunGroup(num_owners, num_rows, options));
   }

@@ -710,6 +710,22 @@ TEST_F(GroupTest, AControllerThatTakesOverAHalfRunningGroupFormsANewEpoch) {
   EXPECT_THAT(Sent(Loaded(1)), ElementsAre("0:prepare 6", "1:prepare 6"));
 }
 
+TEST_F(GroupTest, AnEpochThatFailsDuringATakeoverIsNotKept) {
+  GroupOptions options;
+  options.term = 2;
+  options.last_epoch = 5;
+  Make(2, options);
+  for (int slot = 0; slot < 2; ++slot) {
+    ids_[slot] = absl::StrCat("old", slot);
+    Step(WorkerStarted{slot, ids_[slot]});
+  }
+  Hello(0, 5);
+  Loaded(0);
+  EpochFailed(0, 5, -1);
+  Hello(1, 5);
+  EXPECT_THAT(Sent(Loaded(1)), ElementsAre("0:prepare 6", "1:prepare 6"));
+}
+
 TEST_F(GroupTest, TimeInWhichTheControllerSleptIsNobodysSilence) {
   MakeActive(2);
   heartbeats_ = false;
