@@ -4,12 +4,13 @@
 #   make demo          serve the demo model with 64 expert-parallel workers, ask it a question
 #   make demo ONCE=1   the same, and leave after the answer
 #   make test          build and run every test
+#   make test-sanitizers   the in-process tests under ASan+UBSan, then TSan
 #   make bench         benchmarks beside llama.cpp and transformers (FULL=1: 16 layers)
 #   make build         build the programs into build/bin
 #   make format lint   clang-format over the tree; clang-format and clang-tidy as checks
 #   make shell         a shell in the build container
 
-.PHONY: demo test bench build format lint shell
+.PHONY: demo test test-sanitizers bench build format lint shell
 .DEFAULT_GOAL := build
 
 export ONCE FULL JOBS PORT
@@ -19,6 +20,10 @@ demo:
 
 test:
 	@tools/in-container tools/test
+
+test-sanitizers:
+	@tools/in-container tools/sanitized-tests address,undefined
+	@tools/in-container tools/sanitized-tests thread
 
 bench:
 	@tools/in-container tools/bench

@@ -1,5 +1,7 @@
 // moe: the command that people type.
 #include <csignal>
+#include <cstdio>
+#include <string>
 
 #include "CLI/CLI.hpp"
 #include "cli/inspect.h"
@@ -16,6 +18,13 @@ int main(int argc, char** argv) {
   moe::cli::InspectOptions inspect_options;
   const CLI::App* serve = moe::cli::AddServe(&app, &serve_options);
   const moe::cli::InspectCommands inspect = moe::cli::AddInspect(&app, &inspect_options);
+  // CLI11 would only say that a subcommand is required.
+  if (argc > 1 && argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
+    std::string names;
+    for (const CLI::App* command : app.get_subcommands({})) names += " " + command->get_name();
+    std::fprintf(stderr, "error: no command '%s'; there are:%s\n", argv[1], names.c_str());
+    return 2;
+  }
   CLI11_PARSE(app, argc, argv);
   if (serve->parsed()) return moe::cli::RunServe(serve_options);
   if (inspect.status->parsed()) return moe::cli::RunStatus(inspect_options);

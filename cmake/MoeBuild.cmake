@@ -57,6 +57,8 @@ function(moe_add_executable name)
   endif()
 endfunction()
 
+add_custom_target(sanitized_tests)
+
 # moe_add_test(NAME SOURCES a.cc ... [DEPS lib ...] [TIMEOUT seconds] [LABELS label ...]):
 # one GoogleTest program, registered with ctest as one test. The working folder is the source tree.
 function(moe_add_test name)
@@ -76,7 +78,7 @@ function(moe_add_test name)
     set(ARG_TIMEOUT 120)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT})
-  if(ARG_LABELS)
-    set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}")
-  endif()
+  # tools/sanitized-tests builds and runs these, under sanitizers.
+  set_tests_properties(${name} PROPERTIES LABELS "sanitized;${ARG_LABELS}")
+  add_dependencies(sanitized_tests ${name})
 endfunction()

@@ -187,7 +187,10 @@ bool HttpServer::Serve(std::unique_ptr<Connection>& connection) {
 }
 
 void HttpServer::Answer(std::unique_ptr<Connection> connection, absl::Duration write_timeout) {
-  const bool close_asked = absl::EqualsIgnoreCase(connection->head().Header("Connection"), "close");
+  // A stream to an HTTP/1.0 client ends with its connection.
+  const bool close_asked =
+      connection->head().http_1_0 ||
+      absl::EqualsIgnoreCase(connection->head().Header("Connection"), "close");
   std::string request = connection->TakeRequest();
   SocketStream stream(connection->fd(), std::move(request), write_timeout,
                       [&connection] { connection->ReleaseMemory(); });

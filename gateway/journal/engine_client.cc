@@ -113,16 +113,26 @@ std::string EngineClient::WaitForLeader() {
   return stopping_ ? "" : leader_address_;
 }
 
+bool EngineClient::SleepUntilOtherLeader(const std::string& tried, absl::Duration duration) {
+  absl::MutexLock lock(&mutex_);
+  const auto ready = [this, &tried]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || (!leader_address_.empty() && leader_address_ != tried);
+  };
+  mutex_.AwaitWithTimeout(absl::Condition(&ready), duration);
+  return !stopping_;
+}
+
 void EngineClient::FollowLeader() {
   absl::Duration backoff = options_.min_backoff;
+  std::string address;
   do {
-    const std::string address = WaitForLeader();
+    address = WaitForLeader();
     if (address.empty()) {
       return;
     }
     const bool accepted = RunConnection(address);
     backoff = accepted ? options_.min_backoff : std::min(backoff * 2, options_.max_backoff);
-  } while (Sleep(backoff));
+  } while (SleepUntilOtherLeader(address, backoff));
 }
 
 bool EngineClient::RunConnection(const std::string& address) {

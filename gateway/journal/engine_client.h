@@ -61,6 +61,8 @@ class EngineClient : public Generator {
   void OnGroup(const coordinator::v1::GroupState& group);
   // False when stopping.
   bool Sleep(absl::Duration duration);
+  // The same, but ends when another leader than `tried` is known.
+  bool SleepUntilOtherLeader(const std::string& tried, absl::Duration duration);
   std::string WaitForLeader();
 
   const EngineClientOptions options_;

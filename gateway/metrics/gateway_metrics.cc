@@ -120,6 +120,9 @@ GatewayMetrics::GatewayMetrics(const std::string& served_model, int64_t max_cont
                                      FirstTokenBuckets())),
       inter_token_(Histogram("vllm:inter_token_latency_seconds",
                              "Between two tokens of a sequence.", InterTokenBuckets())),
+      per_output_token_(Histogram("vllm:request_time_per_output_token_seconds",
+                                  "Mean time between the tokens of a sequence.",
+                                  InterTokenBuckets())),
       end_to_end_(Histogram("vllm:e2e_request_latency_seconds",
                             "From the arrival of a request to its last token.", LatencyBuckets())),
       queue_time_(Histogram("vllm:request_queue_time_seconds", "Time in the engine's queue.",
@@ -184,6 +187,10 @@ void GatewayMetrics::OnFinished(const FinishedChoice& choice) {
     prefill_time_.Observe(choice.prefill_seconds);
     decode_time_.Observe(decode_seconds);
     inference_time_.Observe(choice.prefill_seconds + decode_seconds);
+    if (choice.num_generated_tokens > 1) {
+      per_output_token_.Observe(decode_seconds /
+                                static_cast<double>(choice.num_generated_tokens - 1));
+    }
   }
 }
 

@@ -93,6 +93,7 @@ class GatewayMetrics {
   prometheus::Counter& dropped_events_;
   prometheus::Histogram& time_to_first_token_;
   prometheus::Histogram& inter_token_;
+  prometheus::Histogram& per_output_token_;
   prometheus::Histogram& end_to_end_;
   prometheus::Histogram& queue_time_;
   prometheus::Histogram& inference_time_;

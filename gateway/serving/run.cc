@@ -103,11 +103,11 @@ void Run::OnToken(Active& active, const TokenEvent& event) {
   metrics_.OnToken();
 }
 
-absl::Status Run::TakeEvents(int index, bool* progressed, bool* ended) {
+absl::Status Run::TakeEvents(int index, bool* ended) {
   Active& active = *active_[static_cast<size_t>(index)];
   absl::StatusOr<std::vector<TokenEvent>> events = active.generation->Next(absl::ZeroDuration());
   if (!events.ok()) {
-    *progressed = *ended = true;
+    *ended = true;
     // A queue that is full refuses a request of which nothing runs. Of one that has begun, or whose
     // other sequences were taken, the rest is tried again.
     if (absl::IsResourceExhausted(events.status()) && (any_event_ || running_.size() > 1)) {
@@ -121,7 +121,6 @@ absl::Status Run::TakeEvents(int index, bool* progressed, bool* ended) {
     return events.status();
   }
   for (const TokenEvent& event : *events) {
-    *progressed = true;
     any_event_ = true;
     if (event.finish() != TokenEvent::ERROR) {
       OnToken(active, event);
@@ -153,10 +152,9 @@ absl::Status Run::Advance(const Cancelled& cancelled) {
     wakeup_->mutex.AwaitWithTimeout(absl::Condition(&wakeup_->set), options_.poll_interval);
     wakeup_->set = false;
   }
-  bool progressed = false;
   for (size_t i = 0; i < running_.size();) {
     bool ended = false;
-    if (absl::Status status = TakeEvents(running_[i], &progressed, &ended); !status.ok()) {
+    if (absl::Status status = TakeEvents(running_[i], &ended); !status.ok()) {
       return status;
     }
     if (ended) {
@@ -165,8 +163,10 @@ absl::Status Run::Advance(const Cancelled& cancelled) {
       ++i;
     }
   }
-  if (!progressed && cancelled()) {
-    cancelled_ = true;
+  // Also while tokens come: nobody writes to the client of an answer in one piece.
+  if (const absl::Time now = absl::Now(); now >= next_check_) {
+    next_check_ = now + options_.poll_interval;
+    cancelled_ = cancelled();
   }
   return absl::OkStatus();
 }

@@ -72,7 +72,7 @@ class Run {
   absl::Status Advance(const Cancelled& cancelled);
   absl::Status StartMore();
   // Sets `ended` when the choice no longer has a generation.
-  absl::Status TakeEvents(int index, bool* progressed, bool* ended);
+  absl::Status TakeEvents(int index, bool* ended);
   void OnToken(Active& active, const engine::v1::TokenEvent& event);
   void Report(const Active& active, FinishedReason reason);
   bool all_done() const;
@@ -93,6 +93,7 @@ class Run {
   bool cancelled_ = false;
   bool ended_ = false;  // the last event of a stream was given
   absl::Time last_sent_;
+  absl::Time next_check_ = absl::InfinitePast();  // of `cancelled`
 };
 
 inline constexpr int kClientGone = 499;

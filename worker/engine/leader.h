@@ -9,7 +9,8 @@
 // Sequence ids on the wire name one stay of a sequence on one owner and are never reused: a
 // sequence that was preempted or lost its owner gets a new one. So releases can't hit a later stay.
 //
-// Tested by tests/worker/engine/leader_test.cc and leader_simulation_test.cc.
+// Tested by leader_test.cc, leader_recovery_test.cc and leader_simulation_test.cc in
+// tests/worker/engine.
 #ifndef MOE_WORKER_ENGINE_LEADER_H_
 #define MOE_WORKER_ENGINE_LEADER_H_
 

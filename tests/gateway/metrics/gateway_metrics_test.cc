@@ -45,6 +45,7 @@ TEST(GatewayMetricsTest, HasVllmNamesAndBuckets) {
            "vllm:time_to_first_token_seconds_bucket{model_name=\"m\",le=\"0.04\"} 1",
            "vllm:time_to_first_token_seconds_bucket{model_name=\"m\",le=\"2560\"} 1",
            "vllm:inter_token_latency_seconds_bucket{model_name=\"m\",le=\"0.05\"} 1",
+           "vllm:request_time_per_output_token_seconds_bucket{model_name=\"m\",le=\"0.1\"} 1",
            "vllm:e2e_request_latency_seconds_bucket{model_name=\"m\",le=\"0.8\"} 1",
            "vllm:request_queue_time_seconds_bucket{model_name=\"m\",le=\"0.3\"} 0",
            "vllm:request_prefill_time_seconds_bucket{model_name=\"m\",le=\"0.3\"} 1",

@@ -365,6 +365,21 @@ TEST_F(RunTest, AClientThatLeavesCancelsItsSequences) {
               HasSubstr(R"(vllm:request_success_total{finished_reason="abort",model_name="tiny"} 3)"));
 }
 
+TEST_F(RunTest, AClientThatLeavesWhileTokensComeCancelsToo) {
+  generator_.SetAnswer(std::string(400, 'a'));
+  options_.poll_interval = absl::ZeroDuration();
+  ASSERT_FALSE(Build(R"({"prompt": "hi", "max_tokens": 400})", false).has_value());
+  {
+    gateway::Run run(job_, *Model().tokenizer, generator_, metrics_, options_);
+    ASSERT_FALSE(run.Begin(Never).has_value());
+    std::string json;
+    const auto error = run.Finish([] { return true; }, &json);
+    ASSERT_TRUE(error.has_value());
+    EXPECT_EQ(error->status, kClientGone);
+  }
+  EXPECT_EQ(generator_.num_cancelled(), 1);
+}
+
 TEST_F(RunTest, AnUnknownModelIsNotFound) {
   const Json json = Whole(R"({"model": "gpt-9", "prompt": "hi"})");
   EXPECT_EQ(json["error"]["code"], "model_not_found");

@@ -1,112 +1,22 @@
 #include "worker/engine/leader.h"
 
-#include <atomic>
 #include <functional>
 #include <string>
-#include <thread>
-#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/worker/engine/fake_owners.h"
+#include "tests/worker/engine/leader_fixture.h"
 
 namespace moe::engine {
 namespace {
 
 using testing::ElementsAre;
-using testing::ElementsAreArray;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-constexpr int kVocab = 1000;
-constexpr int kEnd = 7;  // the model's end token
-
-struct Received {
-  uint64_t client;
-  v1::StepEvents events;
-};
-
-class LeaderTest : public testing::Test, public EventSink {
- protected:
-  LeaderTest() {
-    options_.limits = {.num_owners = 1,
-                       .max_sequences = 4,
-                       .max_step_tokens = 16,
-                       .min_prefill_chunk = 4,
-                       .kv_blocks_per_owner = 8,
-                       .kv_block_tokens = 4};
-    options_.max_queue = 2;
-    options_.max_context = 30;
-    options_.vocab_size = kVocab;
-    options_.max_logprobs = 5;
-    options_.end_token_ids = {kEnd};
-  }
-
-  void OnEvents(uint64_t client, v1::StepEvents events) override {
-    received_.push_back({.client = client, .events = std::move(events)});
-  }
-
-  Leader& leader() {
-    if (leader_ == nullptr) leader_ = *Leader::Create(options_, /*epoch=*/3, this);
-    return *leader_;
-  }
-
-  static v1::Submit Request(uint64_t request, int num_prompt, uint32_t max_tokens) {
-    v1::Submit submit;
-    submit.set_request(request);
-    for (int i = 0; i < num_prompt; ++i) submit.add_prompt_tokens(100 + i);
-    v1::SamplingParams* sampling = submit.mutable_sampling();
-    sampling->set_top_p(1);
-    sampling->set_repetition_penalty(1);
-    sampling->set_max_tokens(max_tokens);
-    sampling->set_num_logprobs(-1);
-    sampling->set_num_prompt_logprobs(-1);
-    return submit;
-  }
-
-  void MustSubmit(uint64_t client, const v1::Submit& submit) {
-    const auto rejected = leader().Submit(client, submit, now_);
-    EXPECT_FALSE(rejected.has_value()) << rejected->message();
-  }
-
-  // One result for each slice that samples.
-  static std::vector<v1::StepResult> Draw(const v1::StepPlan& plan, int32_t token) {
-    std::vector<v1::StepResult> results(1);
-    results[0].set_epoch(plan.epoch());
-    results[0].set_step(plan.step());
-    for (const v1::SequenceSlice& slice : plan.slices()) {
-      if (!slice.sample()) continue;
-      v1::SequenceResult* result = results[0].add_results();
-      result->set_sequence_id(slice.sequence_id());
-      result->set_sampled(true);
-      result->set_token(token);
-    }
-    return results;
-  }
-
-  v1::StepPlan MustPlan() {
-    const auto plan = leader().NextPlan(now_);
-    EXPECT_TRUE(plan.has_value());
-    return plan.value_or(v1::StepPlan());
-  }
-
-  v1::StepPlan Step(int32_t token) {
-    v1::StepPlan plan = MustPlan();
-    const absl::Status status = leader().Commit(plan, Draw(plan, token), now_);
-    EXPECT_TRUE(status.ok()) << status;
-    return plan;
-  }
-
-  const v1::TokenEvent& LastEvent() {
-    return received_.back().events.events(received_.back().events.events_size() - 1);
-  }
-
-  LeaderOptions options_;
-  std::unique_ptr<Leader> leader_;
-  std::vector<Received> received_;
-  absl::Time now_ = absl::UnixEpoch();
-};
+class LeaderTest : public LeaderFixture {};
 
 TEST_F(LeaderTest, PlansAPromptThenItsTokens) {
   MustSubmit(1, Request(5, 3, 10));
@@ -255,25 +165,6 @@ TEST_F(LeaderTest, EventsOfAStepComeOncePerClient) {
   EXPECT_EQ(received_[1].events.events_size(), 1);
 }
 
-TEST_F(LeaderTest, ReleasesWhatEndedWithTheOwnersNextSlices) {
-  MustSubmit(1, Request(5, 3, 1));
-  const v1::StepPlan first = Step(200);
-  EXPECT_EQ(leader().stats().kv_usage(), 0);
-  MustSubmit(1, Request(6, 3, 5));
-  EXPECT_THAT(Step(200).released(), ElementsAre(first.slices(0).sequence_id()));
-  EXPECT_THAT(Step(200).released(), IsEmpty());
-}
-
-TEST_F(LeaderTest, ReleasesAreRepeatedUntilAPlanWithThemCommits) {
-  MustSubmit(1, Request(5, 3, 1));
-  const uint64_t ended = Step(200).slices(0).sequence_id();
-  MustSubmit(1, Request(6, 3, 5));
-  EXPECT_THAT(MustPlan().released(), ElementsAre(ended));
-  leader().OnEpochChanged(4, {});
-  EXPECT_THAT(Step(200).released(), ElementsAre(ended));
-  EXPECT_THAT(Step(200).released(), IsEmpty());
-}
-
 TEST_F(LeaderTest, CancelForgetsARequestWithoutAnEvent) {
   MustSubmit(1, Request(5, 3, 10));
   MustSubmit(2, Request(5, 3, 10));
@@ -408,107 +299,6 @@ TEST_F(LeaderTest, LogprobsPassWhenAskedFor) {
   EXPECT_EQ(events.events(1).top_logprobs(0).token(), 9);
 }
 
-TEST_F(LeaderTest, APreemptedSequenceComesBackWholeUnderANewId) {
-  options_.limits.kv_blocks_per_owner = 4;
-  MustSubmit(1, Request(5, 7, 9));
-  MustSubmit(1, Request(6, 7, 9));
-  const v1::StepPlan first = Step(200);
-  ASSERT_EQ(first.slices_size(), 2);
-  const uint64_t preempted = first.slices(1).sequence_id();
-  Step(201);  // both fill two blocks
-  const v1::StepPlan third = Step(202);
-  ASSERT_EQ(third.slices_size(), 1);
-  EXPECT_THAT(third.released(), ElementsAre(preempted));
-  EXPECT_EQ(leader().stats().num_preemptions(), 1u);
-  EXPECT_EQ(leader().stats().num_running(), 1u);
-  EXPECT_EQ(leader().stats().num_waiting(), 1u);
-  // The first ends; the second is computed again with its two tokens.
-  v1::StepPlan plan;
-  do plan = Step(203);
-  while (plan.new_sequences().empty());
-  EXPECT_NE(plan.slices(0).sequence_id(), preempted);
-  EXPECT_EQ(plan.slices(0).count(), 9u);
-  EXPECT_THAT(plan.new_sequences(0).generated_tokens(), ElementsAre(200, 201));
-  EXPECT_EQ(LastEvent().request(), 6u);
-  EXPECT_EQ(LastEvent().position(), 2u);
-}
-
-TEST_F(LeaderTest, AStepThatDidNotCommitIsPlannedAgainWithTheSameContent) {
-  MustSubmit(1, Request(5, 3, 10));
-  const v1::StepPlan lost_first = MustPlan();
-  leader().OnEpochChanged(4, {});
-  const v1::StepPlan first = Step(200);
-  EXPECT_EQ(first.epoch(), 4u);
-  EXPECT_EQ(first.step(), 1u);
-  ASSERT_EQ(first.new_sequences_size(), 1);
-  EXPECT_EQ(first.slices(0).SerializeAsString(), lost_first.slices(0).SerializeAsString());
-
-  const v1::StepPlan lost_second = MustPlan();
-  leader().OnEpochChanged(5, {});
-  const v1::StepPlan second = Step(201);
-  EXPECT_EQ(second.epoch(), 5u);
-  EXPECT_EQ(second.step(), 1u);
-  EXPECT_EQ(second.new_sequences_size(), 0);
-  EXPECT_EQ(second.slices(0).SerializeAsString(), lost_second.slices(0).SerializeAsString());
-  EXPECT_EQ(second.slices(0).token(), 200);
-}
-
-TEST_F(LeaderTest, OnlySequencesOfALostOwnerAreComputedAgain) {
-  options_.limits.num_owners = 2;
-  MustSubmit(1, Request(5, 3, 10));
-  MustSubmit(1, Request(6, 3, 10));
-  const v1::StepPlan first = Step(200);
-  ASSERT_EQ(first.slices(1).owner(), 1u);
-  leader().OnEpochChanged(4, {1});
-  const v1::StepPlan plan = Step(201);
-  ASSERT_EQ(plan.slices_size(), 2);
-  EXPECT_EQ(plan.slices(0).start(), 3u);
-  ASSERT_EQ(plan.new_sequences_size(), 1);
-  EXPECT_THAT(plan.new_sequences(0).generated_tokens(), ElementsAre(200));
-  EXPECT_EQ(plan.slices(1).start(), 0u);
-  EXPECT_EQ(plan.slices(1).count(), 4u);
-  EXPECT_NE(plan.slices(1).sequence_id(), first.slices(1).sequence_id());
-  // The lost owner has nothing to release.
-  EXPECT_THAT(plan.released(), IsEmpty());
-  for (const v1::TokenEvent& event : received_.back().events.events()) {
-    EXPECT_EQ(event.position(), 1u);
-  }
-}
-
-TEST_F(LeaderTest, IdsOfTwoLeadersDiffer) {
-  MustSubmit(1, Request(5, 3, 10));
-  const uint64_t first = MustPlan().slices(0).sequence_id();
-  leader_ = *Leader::Create(options_, 4, this);
-  MustSubmit(1, Request(5, 3, 10));
-  EXPECT_NE(MustPlan().slices(0).sequence_id(), first);
-}
-
-TEST_F(LeaderTest, ResultsThatCannotBeChangeNothing) {
-  MustSubmit(1, Request(5, 3, 10));
-  const v1::StepPlan plan = MustPlan();
-  const std::vector<v1::StepResult> good = Draw(plan, 200);
-  const auto refuses = [&](auto change) {
-    std::vector<v1::StepResult> results = good;
-    change(results);
-    EXPECT_EQ(leader().Commit(plan, results, now_).code(), absl::StatusCode::kInternal);
-    EXPECT_TRUE(received_.empty());
-  };
-  refuses([](auto& results) { results.clear(); });
-  refuses([](auto& results) { results[0].set_epoch(2); });
-  refuses([](auto& results) { results[0].set_step(2); });
-  refuses([](auto& results) { results[0].mutable_results(0)->set_token(-1); });
-  refuses([](auto& results) { results[0].mutable_results(0)->set_token(kVocab); });
-  refuses([](auto& results) { results[0].mutable_results(0)->set_sampled(false); });
-  refuses([](auto& results) { results[0].mutable_results(0)->set_sequence_id(1); });
-  refuses([](auto& results) { *results[0].add_results() = results[0].results(0); });
-  refuses([](auto& results) { results.push_back(results[0]); });
-  v1::StepPlan other = plan;
-  other.set_step(9);
-  EXPECT_FALSE(leader().Commit(other, good, now_).ok());
-  EXPECT_TRUE(leader().Commit(plan, good, now_).ok());
-  EXPECT_FALSE(leader().Commit(plan, good, now_).ok());
-}
-
 TEST_F(LeaderTest, RefusesLimitsUnderWhichNothingRuns) {
   for (const auto& change : std::vector<std::function<void(LeaderOptions&)>>{
            [](auto& o) { o.limits.num_owners = 0; },
@@ -538,53 +328,6 @@ TEST_F(LeaderTest, CountsWhatWasComputed) {
   EXPECT_EQ(leader().stats().num_generated_tokens(), 2u);
   EXPECT_EQ(leader().stats().epoch(), 3u);
   EXPECT_EQ(leader().stats().step(), 3u);
-}
-
-TEST_F(LeaderTest, WaitEndsWithWorkOrAWake) {
-  EXPECT_FALSE(leader().WaitForWork(absl::ZeroDuration()));
-  leader().Wake();
-  EXPECT_FALSE(leader().WaitForWork(absl::InfiniteDuration()));
-  std::thread submitter([this] { MustSubmit(1, Request(5, 3, 10)); });
-  EXPECT_TRUE(leader().WaitForWork(absl::InfiniteDuration()));
-  submitter.join();
-  const uint64_t num_calls = leader().num_engine_calls();
-  leader().WaitForWork(absl::ZeroDuration());
-  EXPECT_GT(leader().num_engine_calls(), num_calls);
-}
-
-// Under the thread sanitizer this checks the locks.
-TEST_F(LeaderTest, ClientsAndTheEngineThreadRunAtOnce) {
-  options_.max_queue = 1000;
-  leader();
-  std::vector<std::thread> clients;
-  for (uint64_t client = 1; client <= 3; ++client) {
-    clients.emplace_back([this, client] {
-      for (uint64_t request = 0; request < 100; ++request) {
-        MustSubmit(client, Request(request, 3, 4));
-        if (request % 3 == 0) leader().Cancel(client, request);
-        if (request % 50 == 49) leader().ClientGone(client);
-        (void)leader().stats();
-      }
-      leader().ClientGone(client);
-    });
-  }
-  std::atomic<bool> submitted = false;
-  std::thread closer([&] {
-    for (std::thread& client : clients) client.join();
-    submitted = true;
-    leader().Wake();
-  });
-  FakeOwners owners(options_.limits, kVocab);
-  while (!submitted || leader().HasWork()) {
-    leader().WaitForWork(absl::InfiniteDuration());
-    const auto plan = leader().NextPlan(now_);
-    if (!plan.has_value()) continue;
-    const auto results = owners.Run(*plan);
-    ASSERT_TRUE(results.ok()) << results.status();
-    ASSERT_TRUE(leader().Commit(*plan, *results, now_).ok());
-  }
-  closer.join();
-  EXPECT_FALSE(leader().HasWork());
 }
 
 }  // namespace
