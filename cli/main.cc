@@ -19,11 +19,17 @@ int main(int argc, char** argv) {
   const CLI::App* serve = moe::cli::AddServe(&app, &serve_options);
   const moe::cli::InspectCommands inspect = moe::cli::AddInspect(&app, &inspect_options);
   // CLI11 would only say that a subcommand is required.
-  if (argc > 1 && argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr) {
+  if (argc > 1 && argv[1][0] != '-') {
     std::string names;
-    for (const CLI::App* command : app.get_subcommands({})) names += " " + command->get_name();
-    std::fprintf(stderr, "error: no command '%s'; there are:%s\n", argv[1], names.c_str());
-    return 2;
+    bool known = false;
+    for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+      names += " " + command->get_name();
+      known = known || command->get_name() == argv[1];
+    }
+    if (!known) {
+      std::fprintf(stderr, "error: no command '%s'; there are:%s\n", argv[1], names.c_str());
+      return 2;
+    }
   }
   CLI11_PARSE(app, argc, argv);
   if (serve->parsed()) return moe::cli::RunServe(serve_options);
