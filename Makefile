@@ -5,7 +5,7 @@
 #   make demo ONCE=1   the same, and leave after the answer
 #   make test          build and run every test
 #   make test-sanitizers   the in-process tests under ASan+UBSan, then TSan
-#   make bench         benchmarks beside llama.cpp and transformers (FULL=1: 16 layers)
+#   make bench         benchmarks: kernels, exchange, engine (FULL=1: 16 layers)
 #   make build         build the programs into build/bin
 #   make format lint   clang-format over the tree; clang-format and clang-tidy as checks
 #   make shell         a shell in the build container

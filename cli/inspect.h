@@ -1,7 +1,7 @@
 // `moe status`, `moe experts` and `moe generate`: looking at a running deployment through its
 // gateway.
 //
-// Tested by tests/system.
+// Tested by tests/system/serve_test.py.
 #ifndef MOE_CLI_INSPECT_H_
 #define MOE_CLI_INSPECT_H_
 

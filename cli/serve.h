@@ -1,6 +1,6 @@
 // `moe serve`: runs controller, workers and gateway on this machine until told to stop.
 //
-// Tested by tests/system.
+// Tested by tests/system/serve_test.py.
 #ifndef MOE_CLI_SERVE_H_
 #define MOE_CLI_SERVE_H_
 

@@ -102,8 +102,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--worker", flags->worker, "The worker program; default: beside this one");
   app->add_option("--weights", flags->weights,
                   "Converted weights that the workers use in place of the folder's");
-  app->add_option("--kernel-level", flags->kernel_level,
-                  "auto, plain, avx2, avx512 or avx512_bf16")
+  app->add_option("--kernel-level", flags->kernel_level, "auto, plain, avx2, avx512 or avx512_bf16")
       ->capture_default_str();
   app->add_option("--term-file", flags->term_file,
                   "Keeps term and epoch over restarts; default: RUN_DIR/term");

@@ -4,6 +4,10 @@
 // first, running requests finish (at most --drain-seconds), exit 0; a second one exits at once.
 //
 // Tested by tests/gateway/http/api_server_test.cc and tests/system.
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -13,10 +17,6 @@
 #include <optional>
 #include <string>
 #include <utility>
-
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "CLI/CLI.hpp"
 #include "absl/random/random.h"
@@ -241,7 +241,8 @@ int Main(int argc, char** argv) {
   absl::BitGen random;
   EngineClientOptions client_options;
   client_options.coordinator = flags.coordinator;
-  client_options.gateway_id = absl::StrFormat("%d-%016x", getpid(), absl::Uniform<uint64_t>(random));
+  client_options.gateway_id =
+      absl::StrFormat("%d-%016x", getpid(), absl::Uniform<uint64_t>(random));
   client_options.journal.failover_deadline = absl::Seconds(flags.failover_seconds);
   EngineClient client(std::move(client_options));
   GatewayMetrics metrics(name, model->max_context > 0 ? model->max_context : 4096);

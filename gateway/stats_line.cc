@@ -31,9 +31,9 @@ std::optional<std::string> StatsLine::Next(absl::Time now, int64_t num_prompt_to
   if (prompt_rate == 0 && rate == 0 && state.stats.num_running() + state.stats.num_waiting() == 0) {
     return std::nullopt;
   }
-  return absl::StrFormat("prompt %.1f tok/s, generation %.1f tok/s | running %d, waiting %d | KV %.1f%%",
-                         prompt_rate, rate, state.stats.num_running(), state.stats.num_waiting(),
-                         state.stats.kv_usage() * 100);
+  return absl::StrFormat(
+      "prompt %.1f tok/s, generation %.1f tok/s | running %d, waiting %d | KV %.1f%%", prompt_rate,
+      rate, state.stats.num_running(), state.stats.num_waiting(), state.stats.kv_usage() * 100);
 }
 
 }  // namespace moe::gateway

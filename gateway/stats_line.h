@@ -18,7 +18,8 @@ namespace moe::gateway {
 std::string ReadyLine(const std::string& name, const std::string& host, int port,
                       const EngineView& view);
 
-// One line per interval in which tokens were counted or sequences are in the engine; none when idle.
+// One line per interval in which tokens were counted or sequences are in the engine; none when
+// idle.
 class StatsLine {
  public:
   // An interval of zero: never a line.

@@ -107,8 +107,7 @@ absl::StatusOr<std::unique_ptr<EpochStore>> EpochStore::Open(const std::string& 
     close(lock_fd);
     return record.status();
   }
-  std::unique_ptr<EpochStore> store(
-      new EpochStore(path, lock_fd, record->term + 1, record->epoch));
+  std::unique_ptr<EpochStore> store(new EpochStore(path, lock_fd, record->term + 1, record->epoch));
   if (absl::Status status = store->Write(); !status.ok()) return status;
   return store;
 }
@@ -117,8 +116,7 @@ EpochStore::~EpochStore() { close(lock_fd_); }
 
 absl::Status EpochStore::Claim(uint64_t epoch) {
   if (epoch <= last_epoch_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("epoch ", epoch, " is not above ", last_epoch_));
+    return absl::InvalidArgumentError(absl::StrCat("epoch ", epoch, " is not above ", last_epoch_));
   }
   // Even if writing fails, the number may have reached the disk and must not be claimed again.
   last_epoch_ = epoch;

@@ -23,9 +23,9 @@ absl::Status ExpertLoad::Update(int slot, std::string_view identity,
   SlotCounters& counters = slots_[static_cast<size_t>(slot)];
   const size_t num_local = counters.experts.size();
   if (expert_tokens.size() != num_local * static_cast<size_t>(num_layers_)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "slot ", slot, " counts ", expert_tokens.size(), " (layer, expert) pairs but holds ",
-        num_local * static_cast<size_t>(num_layers_)));
+    return absl::InvalidArgumentError(absl::StrCat("slot ", slot, " counts ", expert_tokens.size(),
+                                                   " (layer, expert) pairs but holds ",
+                                                   num_local * static_cast<size_t>(num_layers_)));
   }
   if (counters.identity != identity) {
     counters.identity = std::string(identity);

@@ -33,9 +33,9 @@ class ExpertLoad {
 
  private:
   struct SlotCounters {
-    std::vector<int> experts;        // ascending
-    std::string identity;            // the process that sent `last`
-    std::vector<uint64_t> last;      // [num_layers * experts.size()]
+    std::vector<int> experts;    // ascending
+    std::string identity;        // the process that sent `last`
+    std::vector<uint64_t> last;  // [num_layers * experts.size()]
   };
 
   int num_layers_;

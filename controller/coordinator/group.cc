@@ -106,16 +106,14 @@ void Group::SlotFailed(int slot_idx, const std::string& description,
   while (now_ - s.failures.front() > options_.failure_window) s.failures.pop_front();
   const int recent = static_cast<int>(s.failures.size());
   if (recent >= options_.max_slot_failures) {
-    std::string reason =
-        absl::StrCat("worker ", slot_idx, " failed ", recent, " times within ",
-                     absl::FormatDuration(options_.failure_window), "; the last time it ",
-                     description);
+    std::string reason = absl::StrCat("worker ", slot_idx, " failed ", recent, " times within ",
+                                      absl::FormatDuration(options_.failure_window),
+                                      "; the last time it ", description);
     if (!last_lines.empty()) absl::StrAppend(&reason, "\nits last lines of log:\n", last_lines);
     Fail(reason);
     return;
   }
-  s.start_at =
-      now_ + Backoff(options_.first_restart_delay, options_.max_restart_delay, recent);
+  s.start_at = now_ + Backoff(options_.first_restart_delay, options_.max_restart_delay, recent);
   StartDueWorkers();
 }
 
@@ -213,8 +211,7 @@ std::string Group::CheckHello(const v1::Hello& hello, int* slot_idx) const {
   if (hello.slot_hint() >= 0 && hello.slot_hint() != *slot_idx) {
     return absl::StrCat("it was started for slot ", *slot_idx, ", not ", hello.slot_hint());
   }
-  if (s.member.has_value() && s.member->hello.nonce() != hello.nonce() &&
-      s.member->session != 0) {
+  if (s.member.has_value() && s.member->hello.nonce() != hello.nonce() && s.member->session != 0) {
     return absl::StrCat("another process with this worker id holds slot ", *slot_idx);
   }
   if (hello.numerics_id().empty()) return "its numerics id is empty";
@@ -272,8 +269,8 @@ void Group::OnHello(uint64_t session, const v1::Hello& hello) {
 
 void Group::ResendEpoch(int slot_idx, uint64_t hello_epoch) {
   const Member& member = *slot(slot_idx).member;
-  const bool in_epoch = stage_ == Stage::kPreparing || stage_ == Stage::kJoining ||
-                        stage_ == Stage::kActive;
+  const bool in_epoch =
+      stage_ == Stage::kPreparing || stage_ == Stage::kJoining || stage_ == Stage::kActive;
   const bool adoptable = hello_epoch != 0 && hello_epoch == adoptable_epoch_;
   if (hello_epoch != 0 && !adoptable && !(in_epoch && hello_epoch == epoch_)) {
     SendAbort(slot_idx, hello_epoch, "it ended while the worker was not connected");
@@ -332,10 +329,10 @@ void Group::OnHeartbeat(int slot_idx, const v1::Heartbeat& heartbeat) {
   Member& member = *slot(slot_idx).member;
   member.busy_seconds = heartbeat.busy_seconds();
   if (heartbeat.expert_tokens().empty()) return;  // still loading
-  const absl::Status status = load_.Update(
-      slot_idx, Identity(member.hello),
-      absl::MakeConstSpan(heartbeat.expert_tokens().data(),
-                          static_cast<size_t>(heartbeat.expert_tokens_size())));
+  const absl::Status status =
+      load_.Update(slot_idx, Identity(member.hello),
+                   absl::MakeConstSpan(heartbeat.expert_tokens().data(),
+                                       static_cast<size_t>(heartbeat.expert_tokens_size())));
   if (!status.ok()) Log(true, absl::StrCat("heartbeat ignored: ", status.message()));
 }
 
@@ -392,10 +389,9 @@ void Group::CheckStageDeadline() {
     const Member& member = *slot(i).member;
     if (preparing ? !member.prepared : !member.joined) late.push_back(i);
   }
-  const std::string reason =
-      absl::StrCat("no ", preparing ? "Prepared" : "Joined", " within ",
-                   absl::FormatDuration(options_.stage_deadline), " from worker ",
-                   absl::StrJoin(late, ", "));
+  const std::string reason = absl::StrCat("no ", preparing ? "Prepared" : "Joined", " within ",
+                                          absl::FormatDuration(options_.stage_deadline),
+                                          " from worker ", absl::StrJoin(late, ", "));
   blamed_epoch_ = epoch_;
   EndEpoch(reason, /*process_ended=*/false);
   // One rank that is stuck can keep all others from joining, so a majority is not blamed.

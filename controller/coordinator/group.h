@@ -42,7 +42,7 @@
 namespace moe::coordinator {
 
 struct GroupOptions {
-  Placement placement;        // CheckPlacement must hold
+  Placement placement;  // CheckPlacement must hold
   int num_layers = 0;
   int num_attention_ranks = 1;  // in [1, placement.num_slots]
   bool replicated_attention = false;
@@ -188,7 +188,7 @@ class Group {
     bool starting = false;  // StartWorker was given, no answer yet
     bool dying = false;     // KillWorker was given
     std::string kill_reason;
-    std::string refusal;  // why its Hello was refused
+    std::string refusal;                         // why its Hello was refused
     absl::Time start_at = absl::InfinitePast();  // not before
     std::optional<Member> member;
     // History.
@@ -223,7 +223,8 @@ class Group {
   void TryAdvance();
   void SlotFailed(int slot_idx, const std::string& description, const std::string& last_lines);
   void BlameSuspect(const v1::EpochFailed& failed, const std::string& reason);
-  // Names `slot_idx` as the culprit of an epoch's failure; kills it if it is silent or blamed again.
+  // Names `slot_idx` as the culprit of an epoch's failure; kills it if it is silent or blamed
+  // again.
   void Blame(int slot_idx, const std::string& reason);
   void Kill(int slot_idx, const std::string& reason);
   void Refuse(uint64_t session, const std::string& reason);
@@ -256,11 +257,11 @@ class Group {
   std::string numerics_id_;                  // of the members; empty while there is none
 
   Stage stage_ = Stage::kNone;
-  uint64_t last_epoch_;            // the highest that was given to ClaimEpoch
-  uint64_t adoptable_epoch_;       // an earlier controller's, until this one claims its first
-  uint64_t epoch_ = 0;             // current if stage_ != kNone
+  uint64_t last_epoch_;       // the highest that was given to ClaimEpoch
+  uint64_t adoptable_epoch_;  // an earlier controller's, until this one claims its first
+  uint64_t epoch_ = 0;        // current if stage_ != kNone
   absl::Time stage_since_;
-  std::string bootstrap_;  // while kJoining; a secret
+  std::string bootstrap_;      // while kJoining; a secret
   uint64_t blamed_epoch_ = 0;  // the last epoch for which somebody was blamed
   uint64_t ended_epoch_ = 0;   // the last epoch that ended
   bool was_active_ = false;
@@ -272,7 +273,7 @@ class Group {
   std::string reason_;
   std::set<std::string> shown_warnings_;
 
-  absl::Time now_;                         // the group's own time
+  absl::Time now_;  // the group's own time
   absl::Time last_step_ = absl::InfinitePast();
   uint64_t version_ = 1;
   std::vector<Action> actions_;  // of the Step under way

@@ -95,11 +95,10 @@ void Group::OnEpochFailed(int slot_idx, const v1::EpochFailed& failed) {
   // An earlier controller's epoch that might have been kept is over, too.
   Member& member = *slot(slot_idx).member;
   if (member.running_epoch == failed.epoch()) member.running_epoch = 0;
-  const bool current = stage_ != Stage::kNone && stage_ != Stage::kClaiming &&
-                       failed.epoch() == epoch_;
+  const bool current =
+      stage_ != Stage::kNone && stage_ != Stage::kClaiming && failed.epoch() == epoch_;
   if (over() || failed.epoch() == 0 || (!current && failed.epoch() != ended_epoch_)) return;
-  const std::string reason =
-      absl::StrCat("worker ", slot_idx, " reports: ", failed.reason());
+  const std::string reason = absl::StrCat("worker ", slot_idx, " reports: ", failed.reason());
   if (current) {
     Log(true, absl::StrCat("epoch ", epoch_, " failed: ", reason));
     EndEpoch(reason, /*process_ended=*/false);
@@ -112,8 +111,7 @@ void Group::BlameSuspect(const v1::EpochFailed& failed, const std::string& reaso
   const int suspect = failed.suspect_slot();
   if (suspect < 0 || suspect >= num_slots()) return;
   const Slot& s = slot(suspect);
-  const bool silent =
-      s.member.has_value() && now_ - s.member->heard_at > options_.fresh_heartbeat;
+  const bool silent = s.member.has_value() && now_ - s.member->heard_at > options_.fresh_heartbeat;
   // Ranks that wait for the culprit are themselves waited for, so only the first name counts;
   // later ones may still point out a process that is silent.
   if (blamed_epoch_ == failed.epoch() && !silent) return;

@@ -32,12 +32,11 @@ absl::Status CheckPlacement(const Placement& placement) {
     }
     std::sort(slots.begin(), slots.end());
     if (slots.front() < 0 || slots.back() >= placement.num_slots) {
-      return absl::InvalidArgumentError(absl::StrCat("expert ", expert, " is in a slot outside 0 to ",
-                                                     placement.num_slots - 1));
+      return absl::InvalidArgumentError(
+          absl::StrCat("expert ", expert, " is in a slot outside 0 to ", placement.num_slots - 1));
     }
     if (std::adjacent_find(slots.begin(), slots.end()) != slots.end()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("expert ", expert, " names one slot twice"));
+      return absl::InvalidArgumentError(absl::StrCat("expert ", expert, " names one slot twice"));
     }
   }
   return absl::OkStatus();

@@ -118,16 +118,16 @@ class CoordinatorServer::Impl : public v1::Coordinator::CallbackService {
     {
       absl::MutexLock lock(&mu_);
       const uint64_t id = ++last_stream_;
-      stream = SessionStream::Create(
-          id, {.on_message = [this](uint64_t session, v1::WorkerMessage message) {
-                 Push(SessionMessage{session, std::move(message)});
-               },
-               .on_closed =
-                   [this](uint64_t session) {
-                     absl::MutexLock inner(&mu_);
-                     sessions_.erase(session);
-                     events_.emplace_back(SessionClosed{session});
-                   }});
+      stream = SessionStream::Create(id, {.on_message =
+                                              [this](uint64_t session, v1::WorkerMessage message) {
+                                                Push(SessionMessage{session, std::move(message)});
+                                              },
+                                          .on_closed =
+                                              [this](uint64_t session) {
+                                                absl::MutexLock inner(&mu_);
+                                                sessions_.erase(session);
+                                                events_.emplace_back(SessionClosed{session});
+                                              }});
       sessions_[id] = stream;
     }
     stream->ReadNext();
@@ -212,8 +212,7 @@ class CoordinatorServer::Impl : public v1::Coordinator::CallbackService {
     if (worker_id.ok()) {
       events->push_back(WorkerStarted{action.slot, *worker_id});
     } else {
-      events->push_back(
-          WorkerStartFailed{action.slot, std::string(worker_id.status().message())});
+      events->push_back(WorkerStartFailed{action.slot, std::string(worker_id.status().message())});
     }
   }
   void Do(KillWorker& action, std::deque<Event>* /*events*/) { runtime_->Kill(action.worker_id); }

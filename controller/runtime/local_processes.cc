@@ -2,8 +2,6 @@
 extern "C" {
 #include <sys/pidfd.h>
 }
-#include "controller/runtime/local_processes.h"
-
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -26,6 +24,7 @@ extern "C" {
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "controller/runtime/local_processes.h"
 #include "controller/runtime/log_tail.h"
 #include "controller/runtime/spawn.h"
 
@@ -65,8 +64,7 @@ class LocalProcesses::Impl {
     if (stopping_) return absl::FailedPreconditionError("the runtime is stopping");
     requests_.push_back(&request);
     Wake();
-    mu_.Await(absl::Condition(
-        +[](StartRequest* r) { return r->result.has_value(); }, &request));
+    mu_.Await(absl::Condition(+[](StartRequest* r) { return r->result.has_value(); }, &request));
     return *std::move(request.result);
   }
 
@@ -175,13 +173,13 @@ class LocalProcesses::Impl {
         request->result = spawned.status();
         continue;
       }
-      const Process process{.slot = request->slot,
-                            .worker_id = worker_id,
-                            .pid = spawned->pid,
-                            .pidfd = spawned->pidfd,
-                            .log_fd = spawned->log_fd,
-                            .tail = std::make_shared<LogTail>(options_.num_last_lines,
-                                                              options_.max_line_bytes)};
+      const Process process{
+          .slot = request->slot,
+          .worker_id = worker_id,
+          .pid = spawned->pid,
+          .pidfd = spawned->pidfd,
+          .log_fd = spawned->log_fd,
+          .tail = std::make_shared<LogTail>(options_.num_last_lines, options_.max_line_bytes)};
       processes_[worker_id] = process;
       request->result = worker_id;
       // StopAll may have begun meanwhile and must find no process that was not told.

@@ -2,8 +2,6 @@
 extern "C" {
 #include <sys/pidfd.h>
 }
-#include "controller/runtime/spawn.h"
-
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -16,6 +14,7 @@ extern "C" {
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "controller/runtime/spawn.h"
 
 namespace moe::runtime {
 namespace {
@@ -50,8 +49,7 @@ absl::Status MakePipe(Fd* read_end, Fd* write_end) {
 
 // In the child, between fork and exec: only system calls, since other threads of the parent may
 // have held any lock.
-[[noreturn]] void RunChild(pid_t parent, char* const* argv, int null_fd, int log_fd,
-                           int error_fd) {
+[[noreturn]] void RunChild(pid_t parent, char* const* argv, int null_fd, int log_fd, int error_fd) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   // The parent may have died before the line above.
   if (getppid() == parent) {

@@ -130,9 +130,8 @@ Admission Admit(const AdmissionRequest& request, const AdmissionRules& rules) {
       !absl::EqualsIgnoreCase(request.content_encoding, "identity")) {
     return refuse(415, "A compressed body is not supported.");
   }
-  const absl::string_view media = absl::StripAsciiWhitespace(
-      request.content_type.substr(0, std::min(request.content_type.find(';'),
-                                              request.content_type.size())));
+  const absl::string_view media = absl::StripAsciiWhitespace(request.content_type.substr(
+      0, std::min(request.content_type.find(';'), request.content_type.size())));
   // Some small clients send none.
   if (!media.empty() && !absl::EqualsIgnoreCase(media, "application/json")) {
     return refuse(415, "The body must be application/json.");
@@ -141,9 +140,9 @@ Admission Admit(const AdmissionRequest& request, const AdmissionRules& rules) {
 }
 
 std::string EchoedRequestId(absl::string_view given, absl::string_view fallback) {
-  const bool usable = !given.empty() && given.size() <= 128 &&
-                      std::all_of(given.begin(), given.end(),
-                                  [](char c) { return c > 0x20 && c < 0x7F; });
+  const bool usable =
+      !given.empty() && given.size() <= 128 &&
+      std::all_of(given.begin(), given.end(), [](char c) { return c > 0x20 && c < 0x7F; });
   return std::string(usable ? given : fallback);
 }
 

@@ -97,9 +97,9 @@ HttpServer::Handlers ApiServer::MakeHandlers() {
     AnswerPost(request, response, reader);
   };
   handlers.error_body = [](int status, const std::string& reason) {
-    return ErrorJson(status == 500 ? InternalError()
-                                   : HttpError(status, reason.empty() ? DefaultReason(status)
-                                                                      : reason));
+    return ErrorJson(status == 500
+                         ? InternalError()
+                         : HttpError(status, reason.empty() ? DefaultReason(status) : reason));
   };
   handlers.on_answer = [this](const std::string& path, int status) { CountAnswer(path, status); };
   return handlers;
@@ -257,8 +257,7 @@ void ApiServer::AnswerPost(const httplib::Request& request, httplib::Response& r
     SetError(Unavailable("The server is shutting down."), response);
     return;
   }
-  std::optional<ApiError> error =
-      BuildJob(RouteOf(request.target), request, reader, &answer->job);
+  std::optional<ApiError> error = BuildJob(RouteOf(request.target), request, reader, &answer->job);
   if (error.has_value()) {
     SetError(*error, response);
     return;

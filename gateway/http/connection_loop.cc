@@ -112,9 +112,8 @@ void ConnectionLoop::Loop() {
         break;
       }
     }
-    const int num_events =
-        epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()),
-                   static_cast<int>(absl::ToInt64Milliseconds(kTick)));
+    const int num_events = epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()),
+                                      static_cast<int>(absl::ToInt64Milliseconds(kTick)));
     for (int i = 0; i < num_events; ++i) {
       const int fd = events[static_cast<size_t>(i)].data.fd;
       if (fd == listen_fd_) {
@@ -241,7 +240,7 @@ void ConnectionLoop::Handle(std::unique_ptr<Connection> connection) {
     Refuse(std::move(connection), 503, "The server has too many requests. Try again soon.");
     return;
   }
-  const auto phase = reader.idle()                                 ? Connection::Phase::kIdle
+  const auto phase = reader.idle()                                   ? Connection::Phase::kIdle
                      : reader.state() == RequestReader::State::kHead ? Connection::Phase::kHead
                                                                      : Connection::Phase::kBody;
   Watch(std::move(connection), phase);

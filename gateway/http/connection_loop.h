@@ -29,7 +29,7 @@ namespace moe::gateway {
 struct ConnectionLimits {
   RequestLimits request;
   int max_connections = 2048;  // more: the one that has waited longest for its client is closed
-  size_t max_buffered_bytes = size_t{256} << 20;  // requests being received or not yet read
+  size_t max_buffered_bytes = size_t{256} << 20;    // requests being received or not yet read
   absl::Duration head_timeout = absl::Seconds(10);  // from the first byte to the last header
   absl::Duration body_timeout = absl::Seconds(60);  // from the headers to the end of the body
   absl::Duration idle_timeout = absl::Seconds(65);  // before a request's first byte
@@ -126,7 +126,7 @@ class ConnectionLoop {
   int epoll_fd_ = -1;
   int event_fd_ = -1;
   std::thread thread_;
-  std::atomic<int> num_connections_{0};  // here and being answered
+  std::atomic<int> num_connections_{0};                           // here and being answered
   std::unordered_map<int, std::unique_ptr<Connection>> waiting_;  // by fd; the loop's thread only
   std::vector<char> receive_buffer_;
   absl::Mutex mutex_;

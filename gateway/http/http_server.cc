@@ -117,14 +117,13 @@ void HttpServer::Configure() {
       handlers_.post(request, response, reader);
     });
   }
-  set_exception_handler(
-      [this](const httplib::Request& /*request*/, httplib::Response& response,
-             const std::exception_ptr& /*exception*/) {
-        // What was thrown stays inside: it may hold a path.
-        response.headers.clear();
-        response.status = 500;
-        response.set_content(handlers_.error_body(500, ""), "application/json");
-      });
+  set_exception_handler([this](const httplib::Request& /*request*/, httplib::Response& response,
+                               const std::exception_ptr& /*exception*/) {
+    // What was thrown stays inside: it may hold a path.
+    response.headers.clear();
+    response.status = 500;
+    response.set_content(handlers_.error_body(500, ""), "application/json");
+  });
   set_error_handler([this](const httplib::Request& /*request*/, httplib::Response& response) {
     if (response.body.empty() && !response.content_provider_) {
       response.set_content(handlers_.error_body(response.status, ""), "application/json");
@@ -150,8 +149,8 @@ absl::Status HttpServer::Start() {
     handlers_.on_answer("", status);
     return ErrorResponse(status, reason);
   };
-  loop_ = std::make_unique<ConnectionLoop>(listener->fd, options_.connections,
-                                           std::move(callbacks));
+  loop_ =
+      std::make_unique<ConnectionLoop>(listener->fd, options_.connections, std::move(callbacks));
   return loop_->Start() ? absl::OkStatus() : absl::InternalError("can't watch sockets with epoll");
 }
 
@@ -188,9 +187,8 @@ bool HttpServer::Serve(std::unique_ptr<Connection>& connection) {
 
 void HttpServer::Answer(std::unique_ptr<Connection> connection, absl::Duration write_timeout) {
   // A stream to an HTTP/1.0 client ends with its connection.
-  const bool close_asked =
-      connection->head().http_1_0 ||
-      absl::EqualsIgnoreCase(connection->head().Header("Connection"), "close");
+  const bool close_asked = connection->head().http_1_0 ||
+                           absl::EqualsIgnoreCase(connection->head().Header("Connection"), "close");
   std::string request = connection->TakeRequest();
   SocketStream stream(connection->fd(), std::move(request), write_timeout,
                       [&connection] { connection->ReleaseMemory(); });
@@ -198,8 +196,7 @@ void HttpServer::Answer(std::unique_ptr<Connection> connection, absl::Duration w
   bool closed = false;
   const bool answered =
       process_request(stream, "", 0, "", 0, /*close_connection=*/must_close, closed, nullptr);
-  const bool keep =
-      answered && !closed && !must_close && !stream.failed() && stream.status() < 400;
+  const bool keep = answered && !closed && !must_close && !stream.failed() && stream.status() < 400;
   loop_->Return(std::move(connection), keep);
 }
 

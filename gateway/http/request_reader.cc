@@ -189,17 +189,16 @@ bool RequestReader::ParseFraming() {
   framing_ = Framing::kNone;
   remaining_ = 0;
   if (num_codings > 0) {
-    if (head_.http_1_0 ||
-        !absl::EqualsIgnoreCase(head_.Header("Transfer-Encoding"), "chunked")) {
+    if (head_.http_1_0 || !absl::EqualsIgnoreCase(head_.Header("Transfer-Encoding"), "chunked")) {
       return bad("The request's Transfer-Encoding is not supported.");
     }
     framing_ = Framing::kChunkSize;
   }
   if (num_lengths > 0) {
     const absl::string_view text = head_.Header("Content-Length");
-    if (text.empty() || text.size() > 18 ||
-        !std::all_of(text.begin(), text.end(),
-                     [](char c) { return absl::ascii_isdigit(static_cast<unsigned char>(c)); })) {
+    if (text.empty() || text.size() > 18 || !std::all_of(text.begin(), text.end(), [](char c) {
+          return absl::ascii_isdigit(static_cast<unsigned char>(c));
+        })) {
       return bad("The request's Content-Length is malformed.");
     }
     for (const char c : text) {
@@ -207,8 +206,8 @@ bool RequestReader::ParseFraming() {
     }
     framing_ = remaining_ > 0 ? Framing::kLength : Framing::kNone;
     if (remaining_ > limits_.max_body_bytes) {
-      Reject(413, absl::StrCat("The request's body is larger than ", limits_.max_body_bytes,
-                               " bytes."));
+      Reject(413,
+             absl::StrCat("The request's body is larger than ", limits_.max_body_bytes, " bytes."));
       return false;
     }
   }
@@ -244,10 +243,10 @@ bool RequestReader::ParseChunkSize(absl::string_view line) {
   const size_t end = std::min(line.find_first_of("; \t"), line.size());
   const absl::string_view digits = line.substr(0, end);
   const absl::string_view rest = absl::StripLeadingAsciiWhitespace(line.substr(end));
-  const bool malformed =
-      digits.empty() || digits.size() > 8 || (!rest.empty() && rest[0] != ';') ||
-      !std::all_of(digits.begin(), digits.end(),
-                   [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); });
+  const bool malformed = digits.empty() || digits.size() > 8 || (!rest.empty() && rest[0] != ';') ||
+                         !std::all_of(digits.begin(), digits.end(), [](char c) {
+                           return absl::ascii_isxdigit(static_cast<unsigned char>(c));
+                         });
   if (malformed) {
     Reject(400, "The request's chunked body is malformed.");
     return false;
@@ -255,11 +254,12 @@ bool RequestReader::ParseChunkSize(absl::string_view line) {
   remaining_ = 0;
   for (const char c : digits) {
     const char lower = absl::ascii_tolower(static_cast<unsigned char>(c));
-    remaining_ = remaining_ * 16 + static_cast<size_t>(lower <= '9' ? lower - '0' : lower - 'a' + 10);
+    remaining_ =
+        remaining_ * 16 + static_cast<size_t>(lower <= '9' ? lower - '0' : lower - 'a' + 10);
   }
   if (remaining_ > limits_.max_body_bytes - body_.size()) {
-    Reject(413, absl::StrCat("The request's body is larger than ", limits_.max_body_bytes,
-                             " bytes."));
+    Reject(413,
+           absl::StrCat("The request's body is larger than ", limits_.max_body_bytes, " bytes."));
     return false;
   }
   framing_ = remaining_ == 0 ? Framing::kTrailer : Framing::kChunkData;

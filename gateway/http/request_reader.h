@@ -86,11 +86,11 @@ class RequestReader {
   enum class Framing { kNone, kLength, kChunkSize, kChunkData, kChunkEnd, kTrailer };
 
   State Advance();
-  bool ReadHead();                                     // false: more bytes needed, or rejected
+  bool ReadHead();  // false: more bytes needed, or rejected
   bool ReadBody();
-  bool ParseHead(absl::string_view head);              // false: rejected
-  bool ParseFraming();                                 // false: rejected
-  bool ParseChunkSize(absl::string_view line);         // false: rejected
+  bool ParseHead(absl::string_view head);       // false: rejected
+  bool ParseFraming();                          // false: rejected
+  bool ParseChunkSize(absl::string_view line);  // false: rejected
   State Reject(int status, std::string reason);
   bool TakeLine(size_t max_bytes, std::string* line);  // false: more bytes needed, or rejected
 
@@ -99,9 +99,9 @@ class RequestReader {
   State state_ = State::kHead;
   absl::string_view rest() const { return absl::string_view(buffer_).substr(parsed_); }
 
-  std::string buffer_;    // as received
-  size_t parsed_ = 0;     // of buffer_; cut off once per Feed, so that small chunks stay cheap
-  size_t scanned_ = 0;    // of rest(), where no end of the head is
+  std::string buffer_;  // as received
+  size_t parsed_ = 0;   // of buffer_; cut off once per Feed, so that small chunks stay cheap
+  size_t scanned_ = 0;  // of rest(), where no end of the head is
   RequestHead head_;
   Framing framing_ = Framing::kNone;
   size_t remaining_ = 0;  // bytes of the body or of the chunk

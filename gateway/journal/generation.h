@@ -41,13 +41,13 @@ class Generation {
 
 // What is known of the engine. A copy, taken under a lock.
 struct EngineView {
-  bool serving = false;        // a leader is connected and spoke within the last 3 seconds
-  std::string reason;          // why not, for people
-  engine::v1::Welcome welcome;      // of the last leader
-  engine::v1::EngineStats stats;    // the last received
+  bool serving = false;               // a leader is connected and spoke within the last 3 seconds
+  std::string reason;                 // why not, for people
+  engine::v1::Welcome welcome;        // of the last leader
+  engine::v1::EngineStats stats;      // the last received
   coordinator::v1::GroupState group;  // the last received
-  uint64_t num_failovers = 0;   // times that another leader, or the same one again, took over
-  uint64_t num_dropped_events = 0;  // token events of an old epoch or a position already known
+  uint64_t num_failovers = 0;         // times that another leader, or the same one again, took over
+  uint64_t num_dropped_events = 0;    // token events of an old epoch or a position already known
 };
 
 // Thread-safe.

@@ -265,8 +265,8 @@ void Journal::OnRejected(const Rejected& rejected) {
   }
   // Refused before any leader took it: the client can try again. Else it was accepted once and
   // this journal keeps the promise.
-  const bool first_submission = sequence->generated.empty() &&
-                                sequence->stalled_since == absl::InfiniteFuture();
+  const bool first_submission =
+      sequence->generated.empty() && sequence->stalled_since == absl::InfiniteFuture();
   if (first_submission) {
     End(sequence, absl::ResourceExhaustedError("the engine's queue is full"));
     return;

@@ -2,7 +2,8 @@
 // leader changes. Knows nothing of gRPC or threads that read and write; engine_client.h drives it.
 //
 // Rules:
-//   - A sequence is submitted once per connection to a leader, with the tokens received so far. Each
+//   - A sequence is submitted once per connection to a leader, with the tokens received so far.
+//   Each
 //     submission has a number of its own, so events of an earlier one can't be taken for it.
 //   - An event counts only if its epoch is not below the highest that its connection has spoken of,
 //     and its position is exactly the next one. A gap makes the journal submit the sequence again.
@@ -34,7 +35,7 @@
 namespace moe::gateway {
 
 struct JournalOptions {
-  absl::Duration failover_deadline = absl::Seconds(120);  // without progress in a failover
+  absl::Duration failover_deadline = absl::Seconds(120);      // without progress in a failover
   absl::Duration queue_full_retry = absl::Milliseconds(250);  // resubmissions only
   absl::Duration silence = absl::Seconds(3);  // of the leader, until it counts as not serving
   std::function<absl::Time()> now = absl::Now;
@@ -76,7 +77,7 @@ class Journal : public std::enable_shared_from_this<Journal> {
     std::vector<int32_t> generated;
     std::string model_digest;
     std::string numerics_id;
-    int num_resyncs = 0;          // since the last accepted token
+    int num_resyncs = 0;  // since the last accepted token
     // Finite once a submission was lost or put off, until the next token.
     absl::Time stalled_since = absl::InfiniteFuture();
     absl::Time retry_at = absl::InfiniteFuture();

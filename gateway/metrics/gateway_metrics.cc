@@ -40,7 +40,7 @@ const Buckets& InterTokenBuckets() {
 
 const Buckets& LatencyBuckets() {
   static const auto* const buckets =
-      new Buckets{0.3,  0.5,  0.8,  1.0,  1.5,  2.0,   2.5,   5.0,   10.0,  15.0,  20.0,
+      new Buckets{0.3,  0.5,  0.8,  1.0,  1.5,   2.0,   2.5,   5.0,   10.0,   15.0,  20.0,
                   30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0};
   return *buckets;
 }
@@ -111,8 +111,7 @@ GatewayMetrics::GatewayMetrics(const std::string& served_model, int64_t max_cont
       prompt_tokens_(
           Counter("vllm:prompt_tokens_total", "Prompt tokens of sequences that began to answer.")),
       generation_tokens_(Counter("vllm:generation_tokens_total", "Tokens generated.")),
-      failovers_(
-          Counter("moe_failovers_total", "Times that requests went on with a new leader.")),
+      failovers_(Counter("moe_failovers_total", "Times that requests went on with a new leader.")),
       dropped_events_(Counter("moe_dropped_token_events_total",
                               "Token events dropped: an old epoch, or a position already known.")),
       time_to_first_token_(Histogram("vllm:time_to_first_token_seconds",

@@ -29,12 +29,12 @@ namespace moe::gateway {
 enum class FinishedReason { kStop, kLength, kAbort, kError };
 
 enum class RejectedReason {
-  kMalformed,     // HTTP or JSON that can't be read, parameters out of bounds
+  kMalformed,  // HTTP or JSON that can't be read, parameters out of bounds
   kUnauthorized,
   kTooLarge,
-  kQueueFull,     // the engine's queue
-  kOverload,      // connections, threads or memory of this gateway
-  kUnavailable,   // no engine, or draining
+  kQueueFull,    // the engine's queue
+  kOverload,     // connections, threads or memory of this gateway
+  kUnavailable,  // no engine, or draining
 };
 
 // What is known of a choice when it ends.

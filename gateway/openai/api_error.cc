@@ -86,7 +86,8 @@ ApiError FromStatus(const absl::Status& status) {
       return Unavailable("The engine can't go on with this request. Try again.");
     case absl::StatusCode::kFailedPrecondition:
       return Unavailable(
-          "The engine changed while it worked on this request, which can't go on elsewhere with the "
+          "The engine changed while it worked on this request, which can't go on elsewhere with "
+          "the "
           "same tokens. Try again.");
     default:
       return InternalError();

@@ -45,7 +45,8 @@ void FieldReader::Integer(absl::string_view name, int64_t min, int64_t max,
   }
   const std::optional<int64_t> number = AsInteger(*value);
   if (!number.has_value()) {
-    Fail(name, absl::StrCat("'", prefix_, name, "' must be an integer from ", min, " to ", max, "."));
+    Fail(name,
+         absl::StrCat("'", prefix_, name, "' must be an integer from ", min, " to ", max, "."));
   } else if (*number < min || *number > max) {
     Fail(name, absl::StrCat("'", prefix_, name, "' must be from ", min, " to ", max, ", not ",
                             *number, "."));
@@ -72,8 +73,8 @@ void FieldReader::Number(absl::string_view name, double min, double max, bool mi
   }
   const double number = value->get<double>();
   if (!(number >= min && number <= max) || (min_excluded && number == min)) {
-    Fail(name, absl::StrCat("'", prefix_, name, "' must be ", min_excluded ? "above " : "from ", min,
-                            min_excluded ? " and at most " : " to ", max, "."));
+    Fail(name, absl::StrCat("'", prefix_, name, "' must be ", min_excluded ? "above " : "from ",
+                            min, min_excluded ? " and at most " : " to ", max, "."));
     return;
   }
   *out = number;

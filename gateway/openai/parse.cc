@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "gateway/openai/field_reader.h"
 #include "gateway/openai/strict_json.h"
@@ -23,21 +23,33 @@ constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();
 
 // Parameters that would change the answer and are not built: refused unless absent, null, or a
 // value that asks for nothing.
-constexpr std::array<absl::string_view, 27> kUnsupported = {
-    "response_format",  "tools",
-    "functions",        "tool_choice",
-    "function_call",    "audio",
-    "modalities",       "suffix",
-    "guided_json",      "guided_regex",
-    "guided_choice",    "guided_grammar",
-    "structured_outputs", "structural_tag",
-    "chat_template",    "chat_template_kwargs",
-    "documents",        "bad_words",
-    "allowed_token_ids", "prompt_logprobs",
-    "use_beam_search",  "include_stop_str_in_output",
-    "truncate_prompt_tokens", "continue_final_message",
-    "web_search_options", "prediction",
-    "prompt_embeds"};
+constexpr std::array<absl::string_view, 27> kUnsupported = {"response_format",
+                                                            "tools",
+                                                            "functions",
+                                                            "tool_choice",
+                                                            "function_call",
+                                                            "audio",
+                                                            "modalities",
+                                                            "suffix",
+                                                            "guided_json",
+                                                            "guided_regex",
+                                                            "guided_choice",
+                                                            "guided_grammar",
+                                                            "structured_outputs",
+                                                            "structural_tag",
+                                                            "chat_template",
+                                                            "chat_template_kwargs",
+                                                            "documents",
+                                                            "bad_words",
+                                                            "allowed_token_ids",
+                                                            "prompt_logprobs",
+                                                            "use_beam_search",
+                                                            "include_stop_str_in_output",
+                                                            "truncate_prompt_tokens",
+                                                            "continue_final_message",
+                                                            "web_search_options",
+                                                            "prediction",
+                                                            "prompt_embeds"};
 
 bool AsksForNothing(absl::string_view name, const Json& value) {
   if (name == "response_format") {
@@ -61,8 +73,8 @@ void RefuseUnsupported(const Json& body, FieldReader& fields) {
     }
   }
   // These default to true.
-  for (const char* name : {"skip_special_tokens", "add_generation_prompt",
-                                      "spaces_between_special_tokens"}) {
+  for (const char* name :
+       {"skip_special_tokens", "add_generation_prompt", "spaces_between_special_tokens"}) {
     const Json* value = fields.Find(name);
     if (value != nullptr && *value != true) {
       fields.Unsupported(name);
@@ -80,8 +92,8 @@ void RefuseUnsupported(const Json& body, FieldReader& fields) {
 bool ReadTokenIds(const Json& list, absl::string_view field, size_t limit, int32_t vocab_size,
                   FieldReader& fields, std::vector<int32_t>* out) {
   if (list.size() > limit) {
-    fields.Fail(field, absl::StrCat("'", field, "' has ", list.size(), " entries, more than ", limit,
-                                    "."));
+    fields.Fail(
+        field, absl::StrCat("'", field, "' has ", list.size(), " entries, more than ", limit, "."));
     return false;
   }
   out->reserve(list.size());
@@ -154,9 +166,9 @@ void ReadLogitBias(const ParseLimits& limits, FieldReader& fields, SamplingOptio
   for (const auto& [key, bias] : value->items()) {
     int32_t id = 0;
     if (!absl::SimpleAtoi(key, &id) || id < 0 || id >= limits.vocab_size) {
-      fields.Fail("logit_bias", absl::StrCat("'logit_bias' has the key '", Shortened(key),
-                                             "'; token ids are from 0 to ", limits.vocab_size - 1,
-                                             "."));
+      fields.Fail("logit_bias",
+                  absl::StrCat("'logit_bias' has the key '", Shortened(key),
+                               "'; token ids are from 0 to ", limits.vocab_size - 1, "."));
       return;
     }
     const double number = bias.is_number() ? bias.get<double>() : 1e9;
@@ -196,9 +208,9 @@ void ReadSampling(const ParseLimits& limits, int64_t min_max_tokens, FieldReader
   fields.Integer("max_completion_tokens", min_max_tokens, kMaxTokens, &sampling->max_tokens);
   fields.Integer("min_tokens", 0, kMaxTokens, &sampling->min_tokens);
   if (sampling->max_tokens.has_value() && sampling->min_tokens > *sampling->max_tokens) {
-    fields.Fail("min_tokens", absl::StrCat("'min_tokens' (", sampling->min_tokens,
-                                           ") is more than 'max_tokens' (", *sampling->max_tokens,
-                                           ")."));
+    fields.Fail("min_tokens",
+                absl::StrCat("'min_tokens' (", sampling->min_tokens,
+                             ") is more than 'max_tokens' (", *sampling->max_tokens, ")."));
   }
   fields.Number("temperature", 0, 2, false, &sampling->temperature);
   fields.Number("top_p", 0, 1, true, &sampling->top_p);
@@ -329,7 +341,8 @@ void ReadContent(FieldReader& fields, const std::string& path, ChatMessage* mess
     return;
   }
   if (!content->is_array() || content->empty()) {
-    fields.Fail("content", absl::StrCat("'", path, "content' must be text or a list of text parts."));
+    fields.Fail("content",
+                absl::StrCat("'", path, "content' must be text or a list of text parts."));
     return;
   }
   for (size_t i = 0; i < content->size() && fields.ok(); ++i) {

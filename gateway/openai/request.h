@@ -18,21 +18,21 @@ struct Prompt {
 };
 
 struct SamplingOptions {
-  int n = 1;                              // choices per prompt
-  std::optional<int64_t> max_tokens;      // of each choice; not given: see the runner
+  int n = 1;                          // choices per prompt
+  std::optional<int64_t> max_tokens;  // of each choice; not given: see the runner
   int64_t min_tokens = 0;
-  double temperature = 1;                 // 0 is greedy
-  double top_p = 1;                       // 1 is off
-  int32_t top_k = 0;                      // 0 is off
-  double min_p = 0;                       // 0 is off
+  double temperature = 1;  // 0 is greedy
+  double top_p = 1;        // 1 is off
+  int32_t top_k = 0;       // 0 is off
+  double min_p = 0;        // 0 is off
   double frequency_penalty = 0;
   double presence_penalty = 0;
-  double repetition_penalty = 1;          // 1 is off
-  std::optional<uint64_t> seed;           // not given: drawn
+  double repetition_penalty = 1;                      // 1 is off
+  std::optional<uint64_t> seed;                       // not given: drawn
   std::vector<std::pair<int32_t, float>> logit_bias;  // token id, added to its logit
   bool ignore_eos = false;
   std::vector<int32_t> stop_token_ids;
-  std::vector<std::string> stop;          // not empty strings
+  std::vector<std::string> stop;  // not empty strings
 };
 
 struct StreamOptions {
@@ -42,7 +42,7 @@ struct StreamOptions {
 };
 
 struct CompletionRequest {
-  std::string model;  // empty: the one that is served
+  std::string model;            // empty: the one that is served
   std::vector<Prompt> prompts;  // at least one
   SamplingOptions sampling;
   StreamOptions streaming;
@@ -57,7 +57,7 @@ struct ChatMessage {
 };
 
 struct ChatRequest {
-  std::string model;  // empty: the one that is served
+  std::string model;                  // empty: the one that is served
   std::vector<ChatMessage> messages;  // at least one
   SamplingOptions sampling;
   StreamOptions streaming;

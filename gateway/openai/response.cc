@@ -135,8 +135,8 @@ Json UsageJson(const Usage& usage) {
 
 Json HeadJson(const ResponseHead& head, bool chunk) {
   const char* object = head.api == Api::kCompletions ? "text_completion"
-                                  : chunk                       ? "chat.completion.chunk"
-                                                                : "chat.completion";
+                       : chunk                       ? "chat.completion.chunk"
+                                                     : "chat.completion";
   return {{"id", head.id},
           {"object", object},
           {"created", head.created},
@@ -215,8 +215,8 @@ std::string ModelEntry(absl::string_view model, int64_t created, int64_t max_con
 }
 
 std::string ModelList(absl::string_view model, int64_t created, int64_t max_context) {
-  return Dump({{"object", "list"},
-               {"data", Json::array({ModelJson(model, created, max_context)})}});
+  return Dump(
+      {{"object", "list"}, {"data", Json::array({ModelJson(model, created, max_context)})}});
 }
 
 std::string TokenText(absl::string_view bytes) {
@@ -231,9 +231,8 @@ std::string TokenText(absl::string_view bytes) {
 }
 
 int64_t CountCharacters(absl::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xC0U) != 0x80;
-  });
+  return std::count_if(text.begin(), text.end(),
+                       [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80; });
 }
 
 }  // namespace moe::gateway

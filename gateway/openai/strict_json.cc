@@ -39,9 +39,9 @@ class StrictBuilder : public nlohmann::json_sax<Json> {
   bool key(string_t& name) override {
     auto [slot, is_new] = open_.back()->get_ref<Json::object_t&>().try_emplace(name, nullptr);
     if (!is_new) {
-      return Fail(InvalidField(Shortened(name),
-                               absl::StrCat("The body holds the key '", Shortened(name),
-                                            "' twice in one object.")));
+      return Fail(InvalidField(
+          Shortened(name),
+          absl::StrCat("The body holds the key '", Shortened(name), "' twice in one object.")));
     }
     member_ = &slot->second;
     return true;
@@ -73,8 +73,8 @@ class StrictBuilder : public nlohmann::json_sax<Json> {
 
   bool Open(Json&& container) {
     if (open_.size() >= kMaxJsonDepth) {
-      return Fail(InvalidField("", absl::StrCat("The body is nested deeper than ", kMaxJsonDepth,
-                                                " levels.")));
+      return Fail(InvalidField(
+          "", absl::StrCat("The body is nested deeper than ", kMaxJsonDepth, " levels.")));
     }
     open_.push_back(Put(std::move(container)));
     return true;

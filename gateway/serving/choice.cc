@@ -47,8 +47,8 @@ absl::Status Choice::OnEvent(const TokenEvent& event) {
   if (!text.ok()) {
     return absl::InternalError(text.status().message());
   }
-  part_.text += num_generated_ <= job_.min_tokens ? matcher_.AppendUnchecked(*text)
-                                                  : matcher_.Append(*text);
+  part_.text +=
+      num_generated_ <= job_.min_tokens ? matcher_.AppendUnchecked(*text) : matcher_.Append(*text);
   if (matcher_.stopped()) {
     finish_reason_ = "stop";
     return absl::OkStatus();

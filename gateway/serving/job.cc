@@ -14,9 +14,10 @@ namespace {
 constexpr int64_t kDefaultCompletionTokens = 16;  // OpenAI's
 
 ApiError PromptTooLong(absl::string_view field, absl::string_view count, int64_t max_context) {
-  ApiError error = InvalidField(
-      field, absl::StrCat("This model's context is ", max_context, " tokens, of which at least one "
-                          "is for the answer. The prompt has ", count, " tokens."));
+  ApiError error = InvalidField(field, absl::StrCat("This model's context is ", max_context,
+                                                    " tokens, of which at least one "
+                                                    "is for the answer. The prompt has ",
+                                                    count, " tokens."));
   error.code = "context_length_exceeded";
   return error;
 }
@@ -90,9 +91,8 @@ void FillSampling(const SamplingOptions& options, const JobContext& context, Job
   std::sort(stop.begin(), stop.end());
   stop.erase(std::unique(stop.begin(), stop.end()), stop.end());
   // A tokenizer may know end tokens that the model's logits do not have.
-  std::erase_if(stop, [&](int32_t id) {
-    return id >= static_cast<int64_t>(context.welcome.vocab_size());
-  });
+  std::erase_if(
+      stop, [&](int32_t id) { return id >= static_cast<int64_t>(context.welcome.vocab_size()); });
   sampling.mutable_stop_token_ids()->Add(stop.begin(), stop.end());
   sampling.set_num_logprobs(-1);
   sampling.set_num_prompt_logprobs(-1);
@@ -152,7 +152,8 @@ std::optional<ApiError> BuildCompletionJob(CompletionRequest request, const JobC
   for (size_t i = 0; i < request.prompts.size(); ++i) {
     Prompt& source = request.prompts[i];
     JobPrompt& prompt = job->prompts[i];
-    const std::string field = request.prompts.size() == 1 ? "prompt" : absl::StrCat("prompt[", i, "]");
+    const std::string field =
+        request.prompts.size() == 1 ? "prompt" : absl::StrCat("prompt[", i, "]");
     if (source.is_tokens) {
       prompt.tokens = std::move(source.tokens);
     } else if (std::optional<ApiError> error =
@@ -196,8 +197,8 @@ std::optional<ApiError> BuildChatJob(ChatRequest request, const JobContext& cont
   std::vector<text::ChatMessage> messages;
   messages.reserve(request.messages.size());
   for (ChatMessage& message : request.messages) {
-    messages.push_back({std::move(message.role), std::move(message.content),
-                        std::move(message.name)});
+    messages.push_back(
+        {std::move(message.role), std::move(message.content), std::move(message.name)});
   }
   const absl::StatusOr<text::GuardedText> prompt =
       context.model->chat_template->RenderGuarded(*context.model->tokenizer, messages, {});
@@ -208,8 +209,7 @@ std::optional<ApiError> BuildChatJob(ChatRequest request, const JobContext& cont
       count.has_value()) {
     return PromptTooLong("messages", absl::StrCat("more than ", *count), max_context);
   }
-  absl::StatusOr<std::vector<int32_t>> tokens =
-      context.model->tokenizer->EncodeGuarded(*prompt);
+  absl::StatusOr<std::vector<int32_t>> tokens = context.model->tokenizer->EncodeGuarded(*prompt);
   if (!tokens.ok()) {
     return FromText("messages", tokens.status());
   }

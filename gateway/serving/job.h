@@ -22,7 +22,7 @@ namespace moe::gateway {
 
 struct JobPrompt {
   std::vector<int32_t> tokens;
-  std::string echo_text;   // only with echo
+  std::string echo_text;    // only with echo
   uint32_t max_tokens = 0;  // clipped to the context
 };
 

@@ -135,8 +135,8 @@ absl::Status Run::TakeEvents(int index, bool* ended) {
       active.generation = nullptr;  // cancels it, if the engine did not end it
       ++num_finished_;
       num_generated_ += active.choice.num_generated();
-      Report(active, active.choice.cut_by_length() ? FinishedReason::kLength
-                                                   : FinishedReason::kStop);
+      Report(active,
+             active.choice.cut_by_length() ? FinishedReason::kLength : FinishedReason::kStop);
       break;
     }
   }

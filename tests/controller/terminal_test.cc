@@ -21,8 +21,8 @@ TEST(ProgressLineTest, EachPhaseSaysWhatIsBeingWaitedFor) {
   EXPECT_EQ(ProgressLine(state), "loading weights 43% (2.1 of 4.9 GB), 64 workers");
   state.set_phase(GroupState::CONNECTING);
   EXPECT_EQ(ProgressLine(state), "connecting workers");
-  for (const auto phase : {GroupState::ACTIVE, GroupState::RECOVERING, GroupState::FAILED,
-                           GroupState::STOPPING}) {
+  for (const auto phase :
+       {GroupState::ACTIVE, GroupState::RECOVERING, GroupState::FAILED, GroupState::STOPPING}) {
     state.set_phase(phase);
     EXPECT_EQ(ProgressLine(state), "");
   }

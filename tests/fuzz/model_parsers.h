@@ -20,7 +20,8 @@ inline void Require(bool holds, const char* what) {
   std::abort();
 }
 
-// `input` is config.json, and behind a line "---" generation_config.json. Returns whether it parsed.
+// `input` is config.json, and behind a line "---" generation_config.json. Returns whether it
+// parsed.
 inline bool CheckConfigInput(std::string_view input) {
   const size_t cut = input.find("\n---\n");
   const std::string_view generation =

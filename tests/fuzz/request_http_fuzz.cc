@@ -20,9 +20,8 @@ Result Read(absl::string_view bytes, size_t piece) {
   limits.max_head_bytes = 512;
   limits.max_body_bytes = 512;
   limits.max_headers = 10;
-  moe::gateway::RequestReader reader(limits, [](const moe::gateway::RequestHead& head) {
-    return head.method == "POST";
-  });
+  moe::gateway::RequestReader reader(
+      limits, [](const moe::gateway::RequestHead& head) { return head.method == "POST"; });
   using State = moe::gateway::RequestReader::State;
   Result result;
   for (size_t at = 0; at < bytes.size(); at += piece) {

@@ -2,8 +2,8 @@
 // built without it: every access that a mutex guards would look like a race otherwise.
 //
 // Linked into every program of a build with -DMOE_SANITIZE=thread, with the functions below wrapped
-// by the linker (--wrap). Conditions of Await run inside the library, after the release as this file
-// sees it; tests/sanitizers/thread.supp knows them by absl's own frames.
+// by the linker (--wrap). Conditions of Await run inside the library, after the release as this
+// file sees it; tests/sanitizers/thread.supp knows them by absl's own frames.
 #include <sanitizer/tsan_interface.h>
 
 #include <cstdint>

@@ -3,7 +3,7 @@
 //
 // Threads: Membership's calls only queue commands; one engine thread loads, connects and computes.
 //
-// Tested by tests/system.
+// Tested by tests/system/serve_test.py.
 #ifndef MOE_WORKER_DAEMON_WORKER_H_
 #define MOE_WORKER_DAEMON_WORKER_H_
 

@@ -84,8 +84,7 @@ class Membership::Impl {
         wake_.SignalAll();
       }
       while (!receiver_done_) {
-        if (wake_.WaitWithDeadline(&mu_, stop_at_) && !receiver_done_ &&
-            connection_ != nullptr) {
+        if (wake_.WaitWithDeadline(&mu_, stop_at_) && !receiver_done_ && connection_ != nullptr) {
           connection_->context.TryCancel();
           wake_.WaitWithTimeout(&mu_, absl::Milliseconds(50));
         }
@@ -156,9 +155,9 @@ class Membership::Impl {
   struct Connection {
     grpc::ClientContext context;
     std::unique_ptr<grpc::ClientReaderWriter<WorkerMessage, ControllerMessage>> stream;
-    bool ended = false;         // the receiver saw the end: no more writes
-    bool writing = false;       // the sender is inside Write
-    bool writes_done = false;   // half-closed by Stop
+    bool ended = false;        // the receiver saw the end: no more writes
+    bool writing = false;      // the sender is inside Write
+    bool writes_done = false;  // half-closed by Stop
   };
 
   void Queue(WorkerMessage message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -285,8 +284,7 @@ class Membership::Impl {
       case Delivery::kPrepare: {
         std::vector<EpochMember> members;
         for (const coordinator::v1::Member& member : message.prepare().members()) {
-          members.push_back(
-              {static_cast<int>(member.slot()), member.worker_id(), member.nonce()});
+          members.push_back({static_cast<int>(member.slot()), member.worker_id(), member.nonce()});
         }
         std::sort(members.begin(), members.end(),
                   [](const EpochMember& a, const EpochMember& b) { return a.slot < b.slot; });
@@ -345,8 +343,8 @@ class Membership::Impl {
           connection_->writing = true;
           return work;
         }
-        wake_at = progress_.has_value() ? std::min(next_heartbeat_, next_progress_)
-                                        : next_heartbeat_;
+        wake_at =
+            progress_.has_value() ? std::min(next_heartbeat_, next_progress_) : next_heartbeat_;
       }
       wake_.WaitWithDeadline(&mu_, wake_at);
     }

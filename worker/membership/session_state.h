@@ -64,7 +64,7 @@ class SessionState {
   std::optional<std::string> unable_;
 
   Stage stage_ = Stage::kNone;
-  uint64_t epoch_ = 0;  // current if stage_ != kNone
+  uint64_t epoch_ = 0;                                 // current if stage_ != kNone
   std::optional<coordinator::v1::Prepared> prepared_;  // may hold the bootstrap
   bool joined_ = false;
   std::optional<coordinator::v1::EpochFailed> failed_;

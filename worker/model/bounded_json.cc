@@ -47,8 +47,8 @@ class Checker final : public nlohmann::json_sax<Json> {
   }
   bool parse_error(size_t position, const std::string&,
                    const nlohmann::detail::exception& error) override {
-    return Fail(absl::StrCat("not valid JSON at byte ", position, ": ",
-                             absl::CHexEscape(error.what())));
+    return Fail(
+        absl::StrCat("not valid JSON at byte ", position, ": ", absl::CHexEscape(error.what())));
   }
 
  private:
@@ -73,16 +73,15 @@ class Checker final : public nlohmann::json_sax<Json> {
 std::string QuoteForMessage(std::string_view text) {
   constexpr size_t kMaxBytes = 80;
   const bool cut = text.size() > kMaxBytes;
-  return absl::StrCat("\"", absl::Utf8SafeCHexEscape(std::string(text.substr(0, kMaxBytes))), cut ? "..." : "",
-                      "\"");
+  return absl::StrCat("\"", absl::Utf8SafeCHexEscape(std::string(text.substr(0, kMaxBytes))),
+                      cut ? "..." : "", "\"");
 }
 
 absl::StatusOr<Json> ParseJsonObject(std::string_view text, const std::string& what,
                                      const JsonLimits& limits) {
   if (text.size() > limits.max_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(what, ": ", text.size(),
-                                                   " bytes, but at most ", limits.max_bytes,
-                                                   " are read"));
+    return absl::InvalidArgumentError(absl::StrCat(what, ": ", text.size(), " bytes, but at most ",
+                                                   limits.max_bytes, " are read"));
   }
   // The parser takes a NUL byte for the end of its input and would ignore what follows.
   if (text.find('\0') != std::string_view::npos) {

@@ -20,7 +20,8 @@ struct JsonLimits {
 };
 
 // Parses a whole document that must be an object. InvalidArgument starts with `what` (a file name)
-// and says where the error is. Checks size, depth, UTF-8 and duplicate keys before anything is kept.
+// and says where the error is. Checks size, depth, UTF-8 and duplicate keys before anything is
+// kept.
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text, const std::string& what,
                                                const JsonLimits& limits = {});
 

@@ -37,15 +37,14 @@ absl::Status UseImage(const WeightFile& image, int image_idx, ModelFiles* model)
     const auto it = image.index.tensors.find(tensor.name);
     if (it == image.index.tensors.end() || it->second.shape != tensor.info.shape ||
         it->second.dtype != DType::kBF16) {
-      return absl::FailedPreconditionError(absl::StrCat(path, ": tensor ",
-                                                        QuoteForMessage(tensor.name),
-                                                        " is missing or not as converted"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          path, ": tensor ", QuoteForMessage(tensor.name), " is missing or not as converted"));
     }
     tensor.info = it->second;
     tensor.file_idx = image_idx;
     if (tensor.NeedsConversion()) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          path, ": tensor ", QuoteForMessage(tensor.name), " begins at an odd byte"));
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, ": tensor ", QuoteForMessage(tensor.name), " begins at an odd byte"));
     }
   }
   return absl::OkStatus();

@@ -4,8 +4,8 @@
 // shape against config.json, and maps the files. No weight is read then: all processes of a machine
 // share one copy in the page cache, and each reads only the tensors it uses (SelectTensors, Load).
 //
-// bf16 tensors are used where they lie. Tensors in fp16 or fp32 (and bf16 ones at odd offsets, as old
-// writers left them) come from a converted image: see convert.h.
+// bf16 tensors are used where they lie. Tensors in fp16 or fp32 (and bf16 ones at odd offsets, as
+// old writers left them) come from a converted image: see convert.h.
 //
 // Tested by tests/worker/model/checkpoint_test.cc and load_test.cc.
 #ifndef MOE_WORKER_MODEL_CHECKPOINT_H_
@@ -64,8 +64,8 @@ class Checkpoint {
   // Errors name the file and the tensor or field:
   //   NotFound           no config.json or no safetensors file
   //   FailedPrecondition only pickle files; a converted image of another model
-  //   InvalidArgument    a malformed file; a tensor that is missing, stored twice or of a wrong shape
-  //   Unimplemented      an architecture, rope or data type that this engine does not have
+  //   InvalidArgument    a malformed file; a tensor that is missing, stored twice or of a wrong
+  //   shape Unimplemented      an architecture, rope or data type that this engine does not have
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& dir,
                                                           const Options& options);
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& dir);
@@ -87,14 +87,14 @@ class Checkpoint {
   // Bytes of all tensors that the model uses, as bf16.
   uint64_t num_weight_bytes() const { return num_weight_bytes_; }
 
-  // The ranges of the given experts in every layer and, if `attention`, of everything that is not an
-  // expert: attention, norms, embedding, lm_head and router. An expert may be named once.
+  // The ranges of the given experts in every layer and, if `attention`, of everything that is not
+  // an expert: attention, norms, embedding, lm_head and router. An expert may be named once.
   // InvalidArgument for an expert that the model lacks or that is named twice.
   absl::StatusOr<TensorSet> SelectTensors(absl::Span<const int> experts, bool attention) const;
 
   // Reads exactly the ranges of `set` (rounded to pages) into memory and looks for NaN and infinity
-  // on the way. DataLoss if a file is shorter than when it was opened. A file that is cut while this
-  // runs raises SIGBUS: see mapping_fault.h.
+  // on the way. DataLoss if a file is shorter than when it was opened. A file that is cut while
+  // this runs raises SIGBUS: see mapping_fault.h.
   absl::StatusOr<LoadReport> Load(const TensorSet& set, const Progress& progress = {}) const;
 
   // As in LoadReport, now.

@@ -46,7 +46,8 @@ absl::Status Wrong(const std::string& file, const std::string& field, const Json
       absl::StrCat(file, ": ", field, " is ", Show(value), "; it must be ", allowed));
 }
 
-absl::Status Unsupported(const std::string& field, const Json& value, const std::string& supported) {
+absl::Status Unsupported(const std::string& field, const Json& value,
+                         const std::string& supported) {
   return absl::UnimplementedError(absl::StrCat(kConfigName, ": ", field, " is ", Show(value),
                                                ", which is not supported; ", supported));
 }
@@ -107,8 +108,8 @@ class Fields {
     const double number =
         value->is_number() ? value->get<double>() : std::numeric_limits<double>::quiet_NaN();
     if (!(number > above && number <= max)) {
-      status_ = Wrong(file_, field, *value,
-                      absl::StrCat("a number above ", above, " and at most ", max));
+      status_ =
+          Wrong(file_, field, *value, absl::StrCat("a number above ", above, " and at most ", max));
       return std::nullopt;
     }
     return number;
@@ -136,7 +137,8 @@ absl::Status CheckArchitecture(const Json& json) {
       "the supported model is OLMoE (model_type \"olmoe\", architecture \"OlmoeForCausalLM\")";
   if (Find(json, "auto_map") != nullptr) {
     return absl::UnimplementedError(absl::StrCat(
-        kConfigName, ": auto_map is set: the model brings its own Python code, which is never run; ",
+        kConfigName,
+        ": auto_map is set: the model brings its own Python code, which is never run; ",
         kSupported));
   }
   const Json* type = Find(json, "model_type");
@@ -233,8 +235,8 @@ absl::Status ReadTokenIds(const char* file, const char* field, const Json& value
       ids->push_back(item.get<int32_t>());
     } else {
       config->warnings.push_back(absl::StrCat(file, ": ", field, " ", item.dump(),
-                                              " is outside the vocabulary of ",
-                                              config->vocab_size, " tokens and is ignored"));
+                                              " is outside the vocabulary of ", config->vocab_size,
+                                              " tokens and is ignored"));
     }
   }
   return absl::OkStatus();
@@ -268,10 +270,9 @@ absl::Status ReadSpecialTokens(const Json& json, const Json& generation, ModelCo
 
 absl::Status CheckShapes(const Json& json, ModelConfig* config) {
   if (config->hidden % config->num_heads != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(kConfigName, ": hidden_size is ", config->hidden,
-                     "; it must be a multiple of num_attention_heads, which is ",
-                     config->num_heads));
+    return absl::InvalidArgumentError(absl::StrCat(
+        kConfigName, ": hidden_size is ", config->hidden,
+        "; it must be a multiple of num_attention_heads, which is ", config->num_heads));
   }
   config->head_dim = config->hidden / config->num_heads;
   if (const Json* head_dim = Find(json, "head_dim");
@@ -353,19 +354,19 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
 
 absl::Status CheckTokenizerFits(const ModelConfig& config, int64_t tokenizer_vocab_size) {
   if (tokenizer_vocab_size <= config.vocab_size) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "config.json: vocab_size is ", config.vocab_size,
-      "; it must be at least the size of the tokenizer's vocabulary, which is ",
-      tokenizer_vocab_size));
+  return absl::FailedPreconditionError(
+      absl::StrCat("config.json: vocab_size is ", config.vocab_size,
+                   "; it must be at least the size of the tokenizer's vocabulary, which is ",
+                   tokenizer_vocab_size));
 }
 
 std::string Describe(const ModelConfig& config) {
-  std::string text = absl::StrCat(
-      "olmoe: ", config.num_layers, " layers, hidden ", config.hidden, ", ", config.num_heads,
-      " heads (", config.num_kv_heads, " kv) of ", config.head_dim, ", ", config.num_experts,
-      " experts of ", config.intermediate, ", top-", config.top_k, ", vocabulary ",
-      config.vocab_size, ", ", config.max_positions, " positions, rope theta ", config.rope_theta,
-      ", eps ", config.rms_norm_epsilon);
+  std::string text =
+      absl::StrCat("olmoe: ", config.num_layers, " layers, hidden ", config.hidden, ", ",
+                   config.num_heads, " heads (", config.num_kv_heads, " kv) of ", config.head_dim,
+                   ", ", config.num_experts, " experts of ", config.intermediate, ", top-",
+                   config.top_k, ", vocabulary ", config.vocab_size, ", ", config.max_positions,
+                   " positions, rope theta ", config.rope_theta, ", eps ", config.rms_norm_epsilon);
   if (config.clip_qkv.has_value()) absl::StrAppend(&text, ", clip_qkv ", *config.clip_qkv);
   if (config.norm_topk_prob) absl::StrAppend(&text, ", normalised top-k");
   if (config.tie_word_embeddings) absl::StrAppend(&text, ", tied embeddings");

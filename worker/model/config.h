@@ -1,8 +1,8 @@
 // What config.json and generation_config.json say about a model, checked.
 //
-// Both files come with the model and are not trusted: their size and depth are bounded, every number
-// is range-checked in 64 bits before it becomes an int, and what the engine does not implement is
-// refused by name. Pure: no file is read here.
+// Both files come with the model and are not trusted: their size and depth are bounded, every
+// number is range-checked in 64 bits before it becomes an int, and what the engine does not
+// implement is refused by name. Pure: no file is read here.
 //
 // Tested by tests/worker/model/config_test.cc and tests/fuzz/config_fuzz.cc.
 #ifndef MOE_WORKER_MODEL_CONFIG_H_
@@ -38,7 +38,8 @@ struct ModelConfig {
   std::optional<float> clip_qkv;     // q, k and v are clipped to [-clip_qkv, clip_qkv]
   bool norm_topk_prob = false;       // whether the top-k router weights are scaled to sum to 1
   bool tie_word_embeddings = false;  // whether lm_head is the embedding
-  // Ids that end a sequence; generation_config.json's if it names any, as in transformers. May be empty.
+  // Ids that end a sequence; generation_config.json's if it names any, as in transformers. May be
+  // empty.
   std::vector<int32_t> eos_token_ids;
   std::optional<int32_t> bos_token_id;
   std::optional<int32_t> pad_token_id;
@@ -57,7 +58,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
 // `tokenizer_vocab_size` is the highest token id + 1.
 absl::Status CheckTokenizerFits(const ModelConfig& config, int64_t tokenizer_vocab_size);
 
-// One line: "olmoe: 16 layers, hidden 2048, 16 heads (16 kv) of 128, 64 experts of 1024, top-8, ...".
+// One line: "olmoe: 16 layers, hidden 2048, 16 heads (16 kv) of 128, 64 experts of 1024, top-8,
+// ...".
 std::string Describe(const ModelConfig& config);
 
 }  // namespace moe::model

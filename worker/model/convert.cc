@@ -133,9 +133,7 @@ ConvertedWeights& ConvertedWeights::operator=(ConvertedWeights&& other) noexcept
   return *this;
 }
 
-std::string ConvertedWeights::path() const {
-  return absl::StrCat("/proc/", getpid(), "/fd/", fd_);
-}
+std::string ConvertedWeights::path() const { return absl::StrCat("/proc/", getpid(), "/fd/", fd_); }
 
 absl::StatusOr<bool> NeedsConversion(const std::string& dir) {
   absl::StatusOr<ModelFiles> model = ReadModelFiles(dir);
@@ -164,9 +162,9 @@ absl::StatusOr<ConvertedWeights> ConvertTensors(
              static_cast<uint64_t>(DTypeBytes(tensor.info.dtype)) * sizeof(BFloat16);
   }
   if (const uint64_t available = AvailableMemory(); total > available) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "converting model ", QuoteForMessage(model.name), " to bf16 takes ", total,
-        " bytes of memory, but only ", available, " are available"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("converting model ", QuoteForMessage(model.name), " to bf16 takes ", total,
+                     " bytes of memory, but only ", available, " are available"));
   }
   const int fd = memfd_create("moe-converted-weights", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) {

@@ -1,8 +1,8 @@
 // One-time conversion of fp16 and fp32 tensors to bf16, in memory that local ranks can share.
 //
 // The result is a safetensors image in a memfd, holding only the tensors that cannot be used in
-// place. One process converts and hands its path ("/proc/<pid>/fd/<fd>") to the others, which map it
-// through Checkpoint::Options::converted_weights_path, so the machine holds one copy.
+// place. One process converts and hands its path ("/proc/<pid>/fd/<fd>") to the others, which map
+// it through Checkpoint::Options::converted_weights_path, so the machine holds one copy.
 //
 // Tested by tests/worker/model/convert_test.cc.
 #ifndef MOE_WORKER_MODEL_CONVERT_H_

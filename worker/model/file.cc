@@ -31,8 +31,8 @@ bool IsBelow(const fs::path& path, const fs::path& dir) {
 fs::path CacheRepository(const fs::path& dir) {
   const fs::path snapshots = dir.parent_path();
   const fs::path repository = snapshots.parent_path();
-  const bool is_snapshot = snapshots.filename() == "snapshots" &&
-                           repository.filename().string().starts_with("models--");
+  const bool is_snapshot =
+      snapshots.filename() == "snapshots" && repository.filename().string().starts_with("models--");
   return is_snapshot ? repository : fs::path();
 }
 

@@ -18,8 +18,8 @@ class File {
  public:
   // Opens `path`, following symlinks. For paths that this program's user gave.
   static absl::StatusOr<File> Open(const std::string& path);
-  // Opens `dir`/`name`, where `name` comes from the model and is not trusted. It must be a plain file
-  // name. A symlink must lead to a file inside `dir`, with one exception: the cache of
+  // Opens `dir`/`name`, where `name` comes from the model and is not trusted. It must be a plain
+  // file name. A symlink must lead to a file inside `dir`, with one exception: the cache of
   // huggingface_hub keeps a snapshot as symlinks
   //   models--ORG--NAME/snapshots/REVISION/FILE -> ../../blobs/HASH
   // so for a folder of this form the repository's own blobs are allowed, too.

@@ -83,8 +83,7 @@ absl::StatusOr<LoadReport> Checkpoint::Load(const TensorSet& set, const Progress
   }
   report.warnings = ToWarnings(found);
   report.resident_bytes = ResidentBytes();
-  report.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }
 

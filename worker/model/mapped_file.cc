@@ -22,16 +22,16 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Map(WeightFile file) {
   const uint64_t num_bytes = file.file.num_bytes();
   void* data = mmap(nullptr, num_bytes, PROT_READ, MAP_SHARED, file.file.fd(), 0);
   if (data == MAP_FAILED) {
-    return absl::InternalError(absl::StrCat(file.file.path(), ": cannot be mapped: ",
-                                            std::generic_category().message(errno)));
+    return absl::InternalError(absl::StrCat(
+        file.file.path(), ": cannot be mapped: ", std::generic_category().message(errno)));
   }
   std::vector<MappingFaultRange::Tensor> tensors;
   tensors.reserve(file.index.tensors.size());
   for (const auto& [name, info] : file.index.tensors) tensors.push_back({info.end, name});
   std::sort(tensors.begin(), tensors.end(),
             [](const auto& a, const auto& b) { return a.end < b.end; });
-  auto mapped = absl::WrapUnique(
-      new MappedFile(std::move(file.file), static_cast<const std::byte*>(data)));
+  auto mapped =
+      absl::WrapUnique(new MappedFile(std::move(file.file), static_cast<const std::byte*>(data)));
   mapped->fault_range_.emplace(data, num_bytes, mapped->file_.path(), std::move(tensors));
   return mapped;
 }

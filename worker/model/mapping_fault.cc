@@ -95,7 +95,7 @@ MappingFaultReporter::MappingFaultReporter() {
   // Known before the handler can run.
   sigaction(SIGBUS, nullptr, &previous_action);
   previous_ = previous_action;
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = OnSigbus;
   action.sa_flags = SA_SIGINFO;
   sigemptyset(&action.sa_mask);

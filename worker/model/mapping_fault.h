@@ -1,10 +1,10 @@
 // Turns the SIGBUS of a weight file that was cut, or whose disk failed, into one clear line and an
 // exit code.
 //
-// A mapped file that shrinks cannot be read any more: the kernel raises SIGBUS at the access, deep in
-// some kernel, and the process would die without a word. While a MappingFaultReporter lives, such a
-// fault writes "moe: cannot read FILE at byte N (tensor T): ..." to stderr and ends the process with
-// kMappingFaultExitCode. A SIGBUS anywhere else goes to whoever handled it before.
+// A mapped file that shrinks cannot be read any more: the kernel raises SIGBUS at the access, deep
+// in some kernel, and the process would die without a word. While a MappingFaultReporter lives,
+// such a fault writes "moe: cannot read FILE at byte N (tensor T): ..." to stderr and ends the
+// process with kMappingFaultExitCode. A SIGBUS anywhere else goes to whoever handled it before.
 //
 // Tested by tests/worker/model/mapping_fault_test.cc.
 #ifndef MOE_WORKER_MODEL_MAPPING_FAULT_H_
@@ -34,8 +34,8 @@ class MappingFaultReporter {
   struct sigaction previous_;
 };
 
-// Names for the addresses [begin, begin + num_bytes), for as long as it lives. MappedFile makes one;
-// it costs nothing without a reporter. Not copyable: the signal handler reads it in place.
+// Names for the addresses [begin, begin + num_bytes), for as long as it lives. MappedFile makes
+// one; it costs nothing without a reporter. Not copyable: the signal handler reads it in place.
 class MappingFaultRange {
  public:
   struct Tensor {

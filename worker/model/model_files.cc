@@ -136,9 +136,8 @@ absl::StatusOr<std::map<std::string, std::string>> ReadWeightMap(const std::stri
   std::map<std::string, std::string> weight_map;
   for (const auto& [tensor, file] : entries->items()) {
     if (!file.is_string()) {
-      return absl::InvalidArgumentError(absl::StrCat(index.path(), ": weight_map of tensor ",
-                                                     QuoteForMessage(tensor),
-                                                     " is not a file name"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          index.path(), ": weight_map of tensor ", QuoteForMessage(tensor), " is not a file name"));
     }
     const auto& name = file.get_ref<const std::string&>();
     // File::OpenInDir checks again; here the message can name the tensor.
@@ -173,9 +172,9 @@ absl::StatusOr<std::vector<WeightFile>> ReadShards(
   for (const auto& [tensor, name] : weight_map) {
     const WeightFile& file = files[shard_idx.at(name)];
     if (!file.index.tensors.contains(tensor)) {
-      return absl::InvalidArgumentError(absl::StrCat(file.file.path(), ": tensor ",
-                                                     QuoteForMessage(tensor),
-                                                     " is missing, though weight_map places it here"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(file.file.path(), ": tensor ", QuoteForMessage(tensor),
+                       " is missing, though weight_map places it here"));
     }
   }
   return files;
@@ -245,8 +244,7 @@ absl::StatusOr<ModelFiles> ReadModelFiles(const std::string& dir) {
   if (!generation_json.ok()) return generation_json.status();
   absl::StatusOr<ModelConfig> config = ParseModelConfig(*config_json, *generation_json);
   if (!config.ok()) {
-    return absl::Status(config.status().code(),
-                        absl::StrCat(dir, "/", config.status().message()));
+    return absl::Status(config.status().code(), absl::StrCat(dir, "/", config.status().message()));
   }
   absl::StatusOr<std::vector<WeightFile>> files = ReadWeightFiles(dir);
   if (!files.ok()) return files.status();

@@ -25,12 +25,23 @@ struct DTypeRow {
 };
 
 constexpr std::array<DTypeRow, 17> kDTypes = {{
-    {DType::kBool, "BOOL", 1},       {DType::kU8, "U8", 1},           {DType::kI8, "I8", 1},
-    {DType::kF8E5M2, "F8_E5M2", 1},  {DType::kF8E4M3, "F8_E4M3", 1},  {DType::kF8E8M0, "F8_E8M0", 1},
-    {DType::kI16, "I16", 2},         {DType::kU16, "U16", 2},         {DType::kF16, "F16", 2},
-    {DType::kBF16, "BF16", 2},       {DType::kI32, "I32", 4},         {DType::kU32, "U32", 4},
-    {DType::kF32, "F32", 4},         {DType::kI64, "I64", 8},         {DType::kU64, "U64", 8},
-    {DType::kF64, "F64", 8},         {DType::kC64, "C64", 8},
+    {DType::kBool, "BOOL", 1},
+    {DType::kU8, "U8", 1},
+    {DType::kI8, "I8", 1},
+    {DType::kF8E5M2, "F8_E5M2", 1},
+    {DType::kF8E4M3, "F8_E4M3", 1},
+    {DType::kF8E8M0, "F8_E8M0", 1},
+    {DType::kI16, "I16", 2},
+    {DType::kU16, "U16", 2},
+    {DType::kF16, "F16", 2},
+    {DType::kBF16, "BF16", 2},
+    {DType::kI32, "I32", 4},
+    {DType::kU32, "U32", 4},
+    {DType::kF32, "F32", 4},
+    {DType::kI64, "I64", 8},
+    {DType::kU64, "U64", 8},
+    {DType::kF64, "F64", 8},
+    {DType::kC64, "C64", 8},
 }};
 
 constexpr std::string_view kMetadataKey = "__metadata__";
@@ -45,9 +56,9 @@ uint64_t ReadLittleEndian64(std::string_view bytes) {
   return value;
 }
 
-// Builds the index while the JSON streams by. Every value that the format does not have at its place
-// is an error, so only three kinds of nesting exist: the top object, a tensor (or the metadata), and
-// an array of numbers in a tensor.
+// Builds the index while the JSON streams by. Every value that the format does not have at its
+// place is an error, so only three kinds of nesting exist: the top object, a tensor (or the
+// metadata), and an array of numbers in a tensor.
 class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
  public:
   HeaderReader(const std::string& file, SafetensorsIndex* index) : file_(file), index_(index) {}
@@ -272,18 +283,18 @@ absl::Status CheckTiling(const std::string& file, const SafetensorsIndex& index,
       return TensorError(file, name, absl::StrCat("overlaps tensor ", QuoteForMessage(previous)));
     }
     if (tensor->begin > end) {
-      return TensorError(
-          file, name,
-          absl::StrCat("begins ", tensor->begin - end, " bytes after the end of ",
-                       previous.empty() ? "the header" : QuoteForMessage(previous)));
+      return TensorError(file, name,
+                         absl::StrCat("begins ", tensor->begin - end, " bytes after the end of ",
+                                      previous.empty() ? "the header" : QuoteForMessage(previous)));
     }
     end = tensor->end;
     previous = name;
   }
   if (end != file_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        file, ": ", file_bytes - end, " bytes follow the last tensor",
-        previous.empty() ? "" : absl::StrCat(" ", QuoteForMessage(previous)), "; there may be none"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": ", file_bytes - end, " bytes follow the last tensor",
+                     previous.empty() ? "" : absl::StrCat(" ", QuoteForMessage(previous)),
+                     "; there may be none"));
   }
   return absl::OkStatus();
 }
@@ -373,7 +384,8 @@ std::string MakeSafetensorsHeader(const std::vector<NamedTensor>& tensors,
     offset += num_bytes;
   }
   std::string text = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  text.append((kAlignment - (kSafetensorsPrefixBytes + text.size()) % kAlignment) % kAlignment, ' ');
+  text.append((kAlignment - (kSafetensorsPrefixBytes + text.size()) % kAlignment) % kAlignment,
+              ' ');
   std::string header(kSafetensorsPrefixBytes, '\0');
   for (size_t i = 0; i < kSafetensorsPrefixBytes; ++i) {
     header[i] = static_cast<char>((uint64_t{text.size()} >> (8 * i)) & 0xff);

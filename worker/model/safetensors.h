@@ -1,5 +1,6 @@
-// The header of a safetensors file: 8 bytes of length (little-endian), then a JSON object that gives
-// dtype, shape and byte range of each tensor (https://github.com/huggingface/safetensors#format).
+// The header of a safetensors file: 8 bytes of length (little-endian), then a JSON object that
+// gives dtype, shape and byte range of each tensor
+// (https://github.com/huggingface/safetensors#format).
 //
 // The file is not trusted. The header is read by a streaming parser straight into the index, so the
 // memory it takes is bounded by the header's own size. Pure: no I/O.
@@ -66,14 +67,15 @@ inline constexpr uint64_t kSafetensorsPrefixBytes = 8;
 inline constexpr uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 
 // Reads the prefix: how many bytes of the file (prefix and header) ParseSafetensorsHeader needs.
-// `prefix` is the first 8 bytes of the file, fewer if it is shorter. InvalidArgument names the file.
+// `prefix` is the first 8 bytes of the file, fewer if it is shorter. InvalidArgument names the
+// file.
 absl::StatusOr<uint64_t> SafetensorsHeaderEnd(std::string_view prefix, uint64_t file_bytes,
                                               const std::string& file_name);
 
 // Parses and checks a whole header. `head` holds at least SafetensorsHeaderEnd() bytes from the
 // file's start; `file_bytes` is the size of the file; `file_name` is for messages.
-// Every tensor has a known dtype, a shape whose bytes equal its range, and the ranges cover the data
-// section without overlap or hole. InvalidArgument names the file and the tensor.
+// Every tensor has a known dtype, a shape whose bytes equal its range, and the ranges cover the
+// data section without overlap or hole. InvalidArgument names the file and the tensor.
 absl::StatusOr<SafetensorsIndex> ParseSafetensorsHeader(std::string_view head, uint64_t file_bytes,
                                                         const std::string& file_name);
 

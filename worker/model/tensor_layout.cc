@@ -95,12 +95,13 @@ int64_t NumberAfter(std::string_view name, std::string_view prefix) {
   return is_component ? number : -1;
 }
 
-// A tensor that the config has no use for. Experts, layers and second layouts contradict the config.
+// A tensor that the config has no use for. Experts, layers and second layouts contradict the
+// config.
 absl::Status CheckUnused(const ModelConfig& config, const std::string& name,
                          const std::string& file) {
   const auto error = [&](const std::string& message) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": tensor ", QuoteForMessage(name), " ",
-                                                   message));
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": tensor ", QuoteForMessage(name), " ", message));
   };
   const int64_t layer = NumberAfter(name, kLayers);
   if (layer < 0) return absl::OkStatus();
@@ -136,13 +137,12 @@ absl::StatusOr<TensorLayout> MatchTensors(const ModelConfig& config, const Store
       continue;
     }
     const TensorInfo& info = *it->second.info;
-    const std::string where =
-        absl::StrCat(files[static_cast<size_t>(it->second.file_idx)], ": tensor ",
-                     QuoteForMessage(tensor.name), " ");
+    const std::string where = absl::StrCat(files[static_cast<size_t>(it->second.file_idx)],
+                                           ": tensor ", QuoteForMessage(tensor.name), " ");
     if (info.shape != tensor.info.shape) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(where, "has shape ", ShapeToString(info.shape), "; by config.json it must be ",
-                       ShapeToString(tensor.info.shape)));
+      return absl::InvalidArgumentError(absl::StrCat(where, "has shape ", ShapeToString(info.shape),
+                                                     "; by config.json it must be ",
+                                                     ShapeToString(tensor.info.shape)));
     }
     if (info.dtype != DType::kBF16 && info.dtype != DType::kF16 && info.dtype != DType::kF32) {
       return absl::UnimplementedError(
@@ -155,23 +155,23 @@ absl::StatusOr<TensorLayout> MatchTensors(const ModelConfig& config, const Store
   std::vector<std::string> unused;
   for (const auto& [name, tensor] : stored) {
     if (used.contains(name)) continue;
-    absl::Status status =
-        CheckUnused(config, name, files[static_cast<size_t>(tensor.file_idx)]);
+    absl::Status status = CheckUnused(config, name, files[static_cast<size_t>(tensor.file_idx)]);
     if (!status.ok()) return status;
     unused.push_back(QuoteForMessage(name));
   }
   if (!missing.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
         files.empty() ? "model" : files.front(), ": tensor ", QuoteForMessage(missing.front()),
-        " is missing", missing.size() == 1 ? "" : absl::StrCat(", and ", missing.size() - 1, " more"),
+        " is missing",
+        missing.size() == 1 ? "" : absl::StrCat(", and ", missing.size() - 1, " more"),
         files.size() > 1 ? absl::StrCat(" (looked in ", files.size(), " files)") : ""));
   }
   if (!unused.empty()) {
     constexpr size_t kMaxNamed = 5;
     const size_t num_unused = unused.size();
     unused.resize(std::min(num_unused, kMaxNamed));
-    layout.warnings.push_back(absl::StrCat(num_unused, " tensors are not used: ",
-                                           absl::StrJoin(unused, ", "),
+    layout.warnings.push_back(absl::StrCat(num_unused,
+                                           " tensors are not used: ", absl::StrJoin(unused, ", "),
                                            num_unused > kMaxNamed ? ", ..." : ""));
   }
   return layout;

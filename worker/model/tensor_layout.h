@@ -2,8 +2,8 @@
 //
 // Names and shapes are those of transformers' modeling_olmoe.py. Experts are stored one by one
 // (experts.E.gate_proj, up_proj, down_proj) or, as transformers 5 holds them, fused per layer:
-// experts.gate_up_proj [E, 2 I, H], where rows [0, I) of an expert are gate and [I, 2 I) are up, and
-// experts.down_proj [E, H, I]. Each layer may be stored either way.
+// experts.gate_up_proj [E, 2 I, H], where rows [0, I) of an expert are gate and [I, 2 I) are up,
+// and experts.down_proj [E, H, I]. Each layer may be stored either way.
 //
 // Tested by tests/worker/model/checkpoint_test.cc.
 #ifndef MOE_WORKER_MODEL_TENSOR_LAYOUT_H_

@@ -2,10 +2,13 @@
 //
 //   engine_bench --model DIR [--threads N] [--context 128] [--steps 16] [--batches 1,8,32,64]
 //
-// Prints one JSON object with tokens per second. tests/bench/compare.py runs it beside the peers.
+// A folder that does not exist is filled with random weights of OLMoE-1B-7B's shape and --layers
+// layers. Prints one JSON object with tokens per second.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -13,6 +16,7 @@
 #include "CLI/CLI.hpp"
 #include "kernels/numerics.h"
 #include "kernels/thread_pool.h"
+#include "tests/worker/model/checkpoint_writer.h"
 #include "worker/exchange/shared_memory.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/forward.h"
@@ -22,6 +26,7 @@ namespace {
 
 struct Flags {
   std::string model;
+  int layers = 4;
   int threads = 2;
   int context = 128;
   int steps = 16;
@@ -45,6 +50,31 @@ void OrDie(const absl::Status& status) {
   if (status.ok()) return;
   std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
   std::exit(1);
+}
+
+// allenai/OLMoE-1B-7B-0125-Instruct, config.json.
+model::ModelConfig OlmoeConfig(int num_layers) {
+  model::ModelConfig config;
+  config.hidden = 2048;
+  config.intermediate = 1024;
+  config.num_layers = num_layers;
+  config.num_heads = 16;
+  config.num_kv_heads = 16;
+  config.head_dim = 128;
+  config.num_experts = 64;
+  config.top_k = 8;
+  config.vocab_size = 50304;
+  config.max_positions = 4096;
+  config.eos_token_ids = {50279};
+  return config;
+}
+
+void MakeModelIfAbsent(const Flags& flags) {
+  if (std::filesystem::exists(flags.model)) return;
+  std::fprintf(stderr, "writing random weights of %d layers to %s\n", flags.layers,
+               flags.model.c_str());
+  OrDie(model::WriteRandomCheckpoint(flags.model, OlmoeConfig(flags.layers), /*seed=*/1,
+                                     {.init_std = 0.02F}));
 }
 
 class Engine {
@@ -92,14 +122,14 @@ class Engine {
     std::vector<int32_t> tokens;
     std::vector<int> last_rows;
     for (int i = 0; i < batch; ++i) {
-      slices.push_back({.first_row = i * count,
-                        .start = start,
-                        .count = count,
-                        .block_table =
-                            tables_.data() + size_t(first_sequence + i) * blocks_per_sequence_});
+      slices.push_back(
+          {.first_row = i * count,
+           .start = start,
+           .count = count,
+           .block_table = tables_.data() + size_t(first_sequence + i) * blocks_per_sequence_});
       for (int t = 0; t < count; ++t) {
-        tokens.push_back(static_cast<int32_t>((i * 7919 + (start + t) * 104729 + 13) %
-                                              config_.vocab_size));
+        tokens.push_back(
+            static_cast<int32_t>((i * 7919 + (start + t) * 104729 + 13) % config_.vocab_size));
       }
       last_rows.push_back((i + 1) * count - 1);
     }
@@ -111,8 +141,7 @@ class Engine {
       OrDie(group_->Dispatch(step_, layer, batch * count, decoder_->expert_ids()));
       decoder_->Combine(OrDie(group_->Combine()));
     }
-    for (size_t first = 0; first < last_rows.size();
-         first += model::DecoderModel::kMaxLogitRows) {
+    for (size_t first = 0; first < last_rows.size(); first += model::DecoderModel::kMaxLogitRows) {
       const size_t num_rows =
           std::min<size_t>(model::DecoderModel::kMaxLogitRows, last_rows.size() - first);
       const auto logits = decoder_->Logits(absl::MakeConstSpan(last_rows).subspan(first, num_rows));
@@ -137,6 +166,7 @@ class Engine {
 
 void Run(const Flags& flags) {
   const kernels::ScopedFlushDenormals flush_denormals;
+  MakeModelIfAbsent(flags);
   Engine engine(flags);
   engine.Step(0, 1, 0, flags.prompt);  // warm-up
   auto begin = std::chrono::steady_clock::now();
@@ -163,6 +193,7 @@ int main(int argc, char** argv) {
   moe::Flags flags;
   CLI::App app{"Prefill and decode speed of the CPU engine"};
   app.add_option("--model", flags.model)->required();
+  app.add_option("--layers", flags.layers)->check(CLI::Range(1, 64))->capture_default_str();
   app.add_option("--threads", flags.threads)->capture_default_str();
   app.add_option("--context", flags.context)->check(CLI::Range(1, 512))->capture_default_str();
   app.add_option("--steps", flags.steps)->capture_default_str();

@@ -46,17 +46,15 @@ struct Process {
 
 struct Session {
   std::string worker_id;
-  bool open = true;                          // at the worker's end
-  std::deque<v1::WorkerMessage> up;          // on the way to the controller
-  std::deque<v1::ControllerMessage> down;    // on the way to the worker
-  bool closed_by_controller = false;         // after `down` is empty
+  bool open = true;                        // at the worker's end
+  std::deque<v1::WorkerMessage> up;        // on the way to the controller
+  std::deque<v1::ControllerMessage> down;  // on the way to the worker
+  bool closed_by_controller = false;       // after `down` is empty
 };
 
 class Cluster {
  public:
-  Cluster(int num_slots, uint64_t seed) : num_slots_(num_slots), random_(seed) {
-    NewController();
-  }
+  Cluster(int num_slots, uint64_t seed) : num_slots_(num_slots), random_(seed) { NewController(); }
 
   int Draw(int below) { return static_cast<int>(random_() % static_cast<uint64_t>(below)); }
 

@@ -280,8 +280,8 @@ TEST_F(GroupTest, DeathAtEveryStageEndsTheEpochAndTheNextOneForms) {
 
 TEST_F(GroupTest, RestartsBackOffAndTheFifthFailureEndsTheGroup) {
   MakeActive(2);
-  const absl::Duration kPauses[] = {absl::ZeroDuration(), absl::Milliseconds(500),
-                                    absl::Seconds(1), absl::Seconds(2)};
+  const absl::Duration kPauses[] = {absl::ZeroDuration(), absl::Milliseconds(500), absl::Seconds(1),
+                                    absl::Seconds(2)};
   for (const absl::Duration pause : kPauses) {
     const int before = starts_[1];
     auto actions = Exit(1, "exited with status 3");
@@ -504,9 +504,8 @@ TEST_F(GroupTest, AMissingAnswerEndsTheStage) {
   Prepared(2, 1);
   EXPECT_THAT(Sent(Advance(absl::Seconds(10))), IsEmpty());
   const auto actions = Advance(absl::Milliseconds(200));
-  EXPECT_THAT(Sent(actions),
-              ElementsAre("0:abort 1", "1:abort 1", "2:abort 1", "0:prepare 2", "1:prepare 2",
-                          "2:prepare 2"));
+  EXPECT_THAT(Sent(actions), ElementsAre("0:abort 1", "1:abort 1", "2:abort 1", "0:prepare 2",
+                                         "1:prepare 2", "2:prepare 2"));
   Prepared(0, 2, "secret");
   Prepared(1, 2);
   Prepared(2, 2);

@@ -158,7 +158,8 @@ TEST_F(LocalProcessesTest, PeopleSeeAlarmsAndWhatAFailedWorkerWroteLast) {
   Create({{7, "echo T info quiet; echo T error loud; sleep 0.2; exit 1"}});
   Start(7);
   WaitForExits(1);
-  EXPECT_THAT(Lines(), ::testing::ElementsAre("worker 7 | T error loud", "worker 7 | T info quiet"));
+  EXPECT_THAT(Lines(),
+              ::testing::ElementsAre("worker 7 | T error loud", "worker 7 | T info quiet"));
 }
 
 TEST_F(LocalProcessesTest, AWorkerThatWasToldToStopEndsQuietly) {

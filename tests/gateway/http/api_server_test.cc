@@ -15,12 +15,12 @@ namespace moe::gateway {
 namespace {
 
 using testing::BodyOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::PostRequest;
 using testing::RawClient;
 using testing::ServerTest;
 using testing::StatusOf;
-using ::testing::HasSubstr;
-using ::testing::Not;
 using Json = nlohmann::json;
 
 class ApiServerTest : public ServerTest {};
@@ -70,8 +70,9 @@ TEST_F(ApiServerTest, HealthFollowsTheEngine) {
 
 TEST_F(ApiServerTest, StreamsEventsWithTheHeadersThatProxiesNeed) {
   Start();
-  const std::string answer = Send(PostRequest(
-      "/v1/chat/completions", R"({"messages": [{"role": "user", "content": "q"}], "stream": true})"));
+  const std::string answer =
+      Send(PostRequest("/v1/chat/completions",
+                       R"({"messages": [{"role": "user", "content": "q"}], "stream": true})"));
   EXPECT_EQ(StatusOf(answer), 200);
   EXPECT_THAT(answer, HasSubstr("Content-Type: text/event-stream\r\n"));
   EXPECT_THAT(answer, HasSubstr("X-Accel-Buffering: no\r\n"));
@@ -107,9 +108,10 @@ TEST_F(ApiServerTest, ABodyAfterContinue) {
   Start();
   RawClient client(port());
   const std::string body = R"({"prompt": "hi"})";
-  client.Send("POST /v1/completions HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\n"
-              "Content-Type: application/json\r\nContent-Length: " +
-              std::to_string(body.size()) + "\r\n\r\n");
+  client.Send(
+      "POST /v1/completions HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\n"
+      "Content-Type: application/json\r\nContent-Length: " +
+      std::to_string(body.size()) + "\r\n\r\n");
   EXPECT_THAT(client.ReceiveUntil("\r\n\r\n"), HasSubstr("100 Continue"));
   client.Send(body);
   EXPECT_THAT(client.ReceiveAll(), HasSubstr("hello"));
@@ -165,8 +167,7 @@ TEST_F(ApiServerTest, LargeBodiesArriveWhole) {
   options_.max_large_bodies = 1;
   Start();
   // 5 MB of JSON around a small prompt.
-  const std::string body =
-      R"({"prompt": "hi", "x": ")" + std::string(5 << 20, 'x') + R"("})";
+  const std::string body = R"({"prompt": "hi", "x": ")" + std::string(5 << 20, 'x') + R"("})";
   EXPECT_EQ(StatusOf(Complete(body)), 200);
   EXPECT_EQ(StatusOf(Complete(body)), 200) << "the place was given back";
 }

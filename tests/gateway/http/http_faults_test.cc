@@ -14,15 +14,15 @@
 namespace moe::gateway {
 namespace {
 
+using ::testing::AnyOf;
 using testing::BodyOf;
+using ::testing::Eq;
+using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::PostRequest;
 using testing::RawClient;
 using testing::ServerTest;
 using testing::StatusOf;
-using ::testing::AnyOf;
-using ::testing::Eq;
-using ::testing::HasSubstr;
-using ::testing::Not;
 using Json = nlohmann::json;
 
 constexpr char kGood[] = R"({"prompt": "hi", "seed": 1})";
@@ -71,8 +71,9 @@ TEST_F(HttpFaultsTest, MalformedRequestsGetAnErrorAndTheNextOneIsAnswered) {
   for (int i = 0; i < 10000; ++i) {
     many_headers += "x-a: b\r\n";
   }
-  const std::string chunked = "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: "
-                              "application/json\r\nTransfer-Encoding: chunked\r\n";
+  const std::string chunked =
+      "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: "
+      "application/json\r\nTransfer-Encoding: chunked\r\n";
   std::string nine_mib;
   for (int i = 0; i < 9; ++i) {
     nine_mib += "100000\r\n" + std::string(1 << 20, 'a') + "\r\n";
@@ -90,11 +91,13 @@ TEST_F(HttpFaultsTest, MalformedRequestsGetAnErrorAndTheNextOneIsAnswered) {
       {"input 5: two lengths",
        "POST /v1/completions HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n12345", 400},
       {"input 6: a compressed body",
-       PostRequest("/v1/completions", std::string(1000, '\x1f'), "Content-Encoding: gzip\r\n"), 415},
+       PostRequest("/v1/completions", std::string(1000, '\x1f'), "Content-Encoding: gzip\r\n"),
+       415},
       {"input 7: multipart with a huge file name",
        "POST /v1/completions HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
        "Content-Length: 1048700\r\n\r\n--b\r\nContent-Disposition: form-data; name=\"a\"; "
-       "filename=\"" + std::string(1 << 20, 'f') + "\"\r\n\r\n",
+       "filename=\"" +
+           std::string(1 << 20, 'f') + "\"\r\n\r\n",
        415},
       {"input 11: two slashes", PostRequest("//v1/completions", kGood), 404},
       {"input 11: dots", PostRequest("/v1/../v1/completions", kGood), 404},
@@ -109,11 +112,13 @@ TEST_F(HttpFaultsTest, MalformedRequestsGetAnErrorAndTheNextOneIsAnswered) {
   StartAndAnswerOnce();
   for (const Case& c : cases) {
     SCOPED_TRACE(c.sentence);
-    const double before = Metric(R"(moe_rejected_requests_total{model_name="tiny",reason="malformed"})") +
-                          Metric(R"(moe_rejected_requests_total{model_name="tiny",reason="too_large"})");
+    const double before =
+        Metric(R"(moe_rejected_requests_total{model_name="tiny",reason="malformed"})") +
+        Metric(R"(moe_rejected_requests_total{model_name="tiny",reason="too_large"})");
     ExpectJsonError(Send(c.request), c.status);
-    const double after = Metric(R"(moe_rejected_requests_total{model_name="tiny",reason="malformed"})") +
-                         Metric(R"(moe_rejected_requests_total{model_name="tiny",reason="too_large"})");
+    const double after =
+        Metric(R"(moe_rejected_requests_total{model_name="tiny",reason="malformed"})") +
+        Metric(R"(moe_rejected_requests_total{model_name="tiny",reason="too_large"})");
     EXPECT_EQ(after, before + 1);
     ExpectStillGood();
   }
@@ -259,8 +264,8 @@ TEST_F(HttpFaultsTest, Input15LeavingInMidStreamCancels) {
   for (const bool reset : {false, true}) {
     generator_.SetPiece(1);
     RawClient client(port());
-    client.Send(PostRequest("/v1/completions",
-                            R"({"prompt": "hi", "stream": true, "max_tokens": 400})"));
+    client.Send(
+        PostRequest("/v1/completions", R"({"prompt": "hi", "stream": true, "max_tokens": 400})"));
     client.ReceiveUntil("data: ");
     generator_.SetPiece(0);
     if (reset) {
@@ -332,8 +337,8 @@ TEST_F(HttpFaultsTest, Input35UnknownModelsAddNoSeries) {
   Complete(R"({"model": "x", "prompt": "hi"})");
   const std::string before = metrics_.Serialize(generator_.view());
   for (int i = 0; i < 200; ++i) {
-    ExpectJsonError(
-        Complete(R"({"model": "model-)" + std::to_string(i) + R"(", "prompt": "hi"})"), 404);
+    ExpectJsonError(Complete(R"({"model": "model-)" + std::to_string(i) + R"(", "prompt": "hi"})"),
+                    404);
   }
   const std::string after = metrics_.Serialize(generator_.view());
   EXPECT_EQ(std::count(before.begin(), before.end(), '\n'),
@@ -349,9 +354,9 @@ TEST_F(HttpFaultsTest, ManyBadClientsAtOnce) {
     threads.emplace_back([this, t] {
       for (int i = 0; i < 20; ++i) {
         RawClient client(port());
-        client.Send(i % 2 == 0 ? PostRequest("/v1/completions",
-                                             R"({"prompt": "hi", "stream": true})")
-                               : "POST /v1/completions HTTP/1.1\r\nContent-Length: 99\r\n\r\n{");
+        client.Send(i % 2 == 0
+                        ? PostRequest("/v1/completions", R"({"prompt": "hi", "stream": true})")
+                        : "POST /v1/completions HTTP/1.1\r\nContent-Length: 99\r\n\r\n{");
         if ((i + t) % 3 == 0) {
           client.Reset();
         } else if ((i + t) % 3 == 1) {

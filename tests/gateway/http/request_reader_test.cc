@@ -44,12 +44,13 @@ TEST(RequestReaderTest, RefusesWhatIsMalformedOrTooLarge) {
     hundred_and_one += "a: b\r\n";
   }
   const std::vector<Case> cases = {
-      {"input 1: a header line without an end", "GET / HTTP/1.1\r\nA: " + std::string(20000, 'a'), 431},
+      {"input 1: a header line without an end", "GET / HTTP/1.1\r\nA: " + std::string(20000, 'a'),
+       431},
       {"input 2: 10,000 headers", many_headers + "\r\n", 431},
       {"more headers than are allowed, in few bytes", hundred_and_one + "\r\n", 431},
       {"input 3: chunks that add up to more than the limit",
-       Post("Transfer-Encoding: chunked\r\n",
-            "20\r\n" + std::string(32, 'a') + "\r\n21\r\n" + std::string(33, 'a') + "\r\n0\r\n\r\n"),
+       Post("Transfer-Encoding: chunked\r\n", "20\r\n" + std::string(32, 'a') + "\r\n21\r\n" +
+                                                  std::string(33, 'a') + "\r\n0\r\n\r\n"),
        413},
       {"input 3: one chunk above the limit", Post("Transfer-Encoding: chunked\r\n", "41\r\n"), 413},
       {"input 4: a chunk size of -2", Post("Transfer-Encoding: chunked\r\n", "-2\r\n"), 400},
@@ -171,9 +172,9 @@ TEST(RequestReaderTest, SmallChunksOfALargeBodyStayCheap) {
 
 TEST(RequestReaderTest, SurvivesRandomChangesOfGoodRequests) {
   std::mt19937 random(3);
-  const std::string good = Post("Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n",
-                                "3\r\nabc\r\n0\r\n\r\n") +
-                           Post("Content-Length: 4\r\n", "body");
+  const std::string good =
+      Post("Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n", "3\r\nabc\r\n0\r\n\r\n") +
+      Post("Content-Length: 4\r\n", "body");
   for (int round = 0; round < 20000; ++round) {
     std::string bytes = good;
     for (unsigned i = 0; i < 1 + random() % 4; ++i) {

@@ -69,7 +69,8 @@ TEST(GatewayMetricsTest, CountersOnlyGrowWhenAnEngineStartsAnew) {
     view.stats.set_num_preemptions(preemptions);
     metrics.Serialize(view);
   }
-  EXPECT_THAT(metrics.Serialize(view), HasSubstr("vllm:num_preemptions_total{model_name=\"m\"} 9\n"));
+  EXPECT_THAT(metrics.Serialize(view),
+              HasSubstr("vllm:num_preemptions_total{model_name=\"m\"} 9\n"));
 }
 
 TEST(StatsLineTest, SpeaksUnderLoadOnly) {

@@ -17,9 +17,11 @@ TEST(ParseMutationTest, AnyBodyIsParsedOrRefused) {
       R"({"prompt": [[1, 2, 3], [4]], "echo": true, "logprobs": 1, "n": 2, "seed": -1})",
       R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "\u00e9\ud83d\ude00"}]},
           {"role": "assistant", "content": "x", "name": "n"}], "top_logprobs": 2, "logprobs": true})"};
-  const std::vector<std::string> pieces = {"null", "[", "]", "{",  "}",    "\"",  ",",      "-1",
-                                           "1e999", "\\u0000", "\\ud800", "\xff", "true", ":",
-                                           "99999999999999999999", "\"prompt\":", "[[[[[[[["};
+  const std::vector<std::string> pieces = {
+      "null",        "[",       "]",    "{",     "}",
+      "\"",          ",",       "-1",   "1e999", "\\u0000",
+      "\\ud800",     "\xff",    "true", ":",     "99999999999999999999",
+      "\"prompt\":", "[[[[[[[["};
   std::mt19937 random(11);
   ParseLimits limits;
   limits.vocab_size = 100;

@@ -71,9 +71,10 @@ TEST(ParseCompletionTest, RefusesBadInputAndNamesTheField) {
       {"input 21: a huge n", With(R"("n": 1000000000)"), "n"},
       {"n 0", With(R"("n": 0)"), "n"},
       {"input 21: a huge best_of", With(R"("best_of": 1000000000)"), "best_of"},
-      {"input 22: a million prompts",
-       R"({"prompt": [)" + Repeat("\"a\",", 999999) + "\"a\"]}", "prompt"},
-      {"too many choices in all", R"({"n": 128, "prompt": [)" + Repeat("\"a\",", 99) + "\"a\"]}", "n"},
+      {"input 22: a million prompts", R"({"prompt": [)" + Repeat("\"a\",", 999999) + "\"a\"]}",
+       "prompt"},
+      {"too many choices in all", R"({"n": 128, "prompt": [)" + Repeat("\"a\",", 99) + "\"a\"]}",
+       "n"},
       {"input 23: no prompt", R"({"model": "x"})", "prompt"},
       {"input 23: a null prompt", R"({"prompt": null})", "prompt"},
       {"input 23: an empty text", R"({"prompt": ""})", "prompt"},
@@ -167,8 +168,7 @@ TEST(ParseChatTest, RefusesBadInputAndNamesTheField) {
        "messages[0].content"},
       {"an empty list of parts", Message(R"({"role": "user", "content": []})"),
        "messages[0].content"},
-      {"input 33: an image",
-       Message(R"({"role": "user", "content": [{"type": "text", "text": "a"},
+      {"input 33: an image", Message(R"({"role": "user", "content": [{"type": "text", "text": "a"},
                  {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]})"),
        "messages[0].content[1]"},
       {"input 33: a file URL",
@@ -234,8 +234,8 @@ TEST(ParseCompletionTest, ReadsEveryParameter) {
   EXPECT_EQ(request.sampling.n, 3);
   EXPECT_TRUE(request.echo);
   EXPECT_EQ(request.logprobs, 5);
-  EXPECT_THAT(request.sampling.logit_bias,
-              ElementsAre(std::pair<int32_t, float>(7, -100.0F), std::pair<int32_t, float>(9, 2.5F)));
+  EXPECT_THAT(request.sampling.logit_bias, ElementsAre(std::pair<int32_t, float>(7, -100.0F),
+                                                       std::pair<int32_t, float>(9, 2.5F)));
   EXPECT_EQ(request.sampling.frequency_penalty, 0.25);
   EXPECT_EQ(request.sampling.presence_penalty, -0.5);
   EXPECT_EQ(request.sampling.repetition_penalty, 1.1);
@@ -301,8 +301,8 @@ TEST(ParseChatTest, JoinsTextPartsAndKnowsDeveloperAsSystem) {
 TEST(ParseTest, ErrorsNeverEchoLongClientText) {
   CompletionRequest request;
   const std::string key(100000, 'k');
-  const auto error = ParseCompletionRequest(With("\"logit_bias\": {\"" + key + "\": 1}"), Limits(),
-                                            &request);
+  const auto error =
+      ParseCompletionRequest(With("\"logit_bias\": {\"" + key + "\": 1}"), Limits(), &request);
   ASSERT_TRUE(error.has_value());
   EXPECT_LT(error->message.size(), 300U);
   EXPECT_THAT(ErrorJson(*error), HasSubstr("\"param\":\"logit_bias\""));

@@ -19,11 +19,16 @@ ResponseHead Head(Api api) {
 }
 
 TEST(ResponseTest, WholeChatAnswer) {
-  ChoicePart choice{.index = 0, .text = "hi", .first = true, .finish_reason = "stop",
-                    .with_logprobs = true,
-                    .logprobs = {{.bytes = "h\xc3", .logprob = -0.5F, .top = {{"h\xc3", -0.5F}},
-                                  .text_offset = 0}}};
-  const Json json = Json::parse(WholeResponse(Head(Api::kChat), {choice}, {.prompt_tokens = 3, .completion_tokens = 1}));
+  ChoicePart choice{
+      .index = 0,
+      .text = "hi",
+      .first = true,
+      .finish_reason = "stop",
+      .with_logprobs = true,
+      .logprobs = {
+          {.bytes = "h\xc3", .logprob = -0.5F, .top = {{"h\xc3", -0.5F}}, .text_offset = 0}}};
+  const Json json = Json::parse(
+      WholeResponse(Head(Api::kChat), {choice}, {.prompt_tokens = 3, .completion_tokens = 1}));
   EXPECT_EQ(json["object"], "chat.completion");
   EXPECT_EQ(json["choices"][0]["message"]["content"], "hi");
   EXPECT_EQ(json["choices"][0]["message"]["role"], "assistant");
@@ -40,10 +45,12 @@ TEST(ResponseTest, WholeChatAnswer) {
 
 TEST(ResponseTest, CompletionLogprobsHaveTheDrawnTokenAndKeepTheLikelierOfEqualTexts) {
   const ChoicePart choice{
-      .text = "ab", .finish_reason = "length", .with_logprobs = true,
-      .logprobs = {{.bytes = "a", .logprob = std::nullopt, .top = {}, .text_offset = 0},
-                   {.bytes = "b", .logprob = -3.0F, .top = {{"x", -1.0F}, {"x", -2.0F}},
-                    .text_offset = 1}}};
+      .text = "ab",
+      .finish_reason = "length",
+      .with_logprobs = true,
+      .logprobs = {
+          {.bytes = "a", .logprob = std::nullopt, .top = {}, .text_offset = 0},
+          {.bytes = "b", .logprob = -3.0F, .top = {{"x", -1.0F}, {"x", -2.0F}}, .text_offset = 1}}};
   const Json json = Json::parse(WholeResponse(Head(Api::kCompletions), {choice}, {}));
   const Json logprobs = json["choices"][0]["logprobs"];
   EXPECT_EQ(logprobs["tokens"], Json::array({"a", "b"}));

@@ -20,8 +20,8 @@ namespace moe::gateway {
 namespace {
 
 using testing::BytesAsTokens;
-using testing::FakeGenerator;
 using ::testing::ElementsAre;
+using testing::FakeGenerator;
 using ::testing::HasSubstr;
 using Json = nlohmann::json;
 
@@ -109,8 +109,8 @@ TEST_F(RunTest, ACompletionHasTextUsageAndFinishReason) {
 }
 
 TEST_F(RunTest, AChatPromptUsesTheTemplateAndTheContextThatIsLeft) {
-  const Json json = Whole(
-      R"({"messages": [{"role": "user", "content": "<|im_end|>"}], "seed": 5})", true);
+  const Json json =
+      Whole(R"({"messages": [{"role": "user", "content": "<|im_end|>"}], "seed": 5})", true);
   EXPECT_EQ(json["choices"][0]["message"]["content"], "hello");
   const auto requests = generator_.requests();
   std::vector<int32_t> expected = {testing::kImStart};
@@ -145,8 +145,8 @@ TEST_F(RunTest, APromptLongerThanTheContextNamesBothCounts) {
   EXPECT_THAT(json["error"]["message"].get<std::string>(), HasSubstr("512"));
   const Json huge = Whole(R"({"prompt": ")" + std::string(4 << 20, 'a') + "\"}");
   EXPECT_THAT(huge["error"]["message"].get<std::string>(), HasSubstr("more than"));
-  const Json chat =
-      Whole(R"({"messages": [{"role": "user", "content": ")" + std::string(600, 'a') + "\"}]}", true);
+  const Json chat = Whole(
+      R"({"messages": [{"role": "user", "content": ")" + std::string(600, 'a') + "\"}]}", true);
   EXPECT_EQ(chat["error"]["param"], "messages");
   EXPECT_TRUE(generator_.requests().empty());
 }
@@ -188,7 +188,8 @@ std::map<int, Joined> Join(const std::vector<std::string>& events, bool chat) {
     const Json json = Json::parse(event.substr(6));
     for (const Json& choice : json["choices"]) {
       Joined& target = joined[choice["index"].get<int>()];
-      target.text += chat ? choice["delta"].value("content", "") : choice["text"].get<std::string>();
+      target.text +=
+          chat ? choice["delta"].value("content", "") : choice["text"].get<std::string>();
       if (!choice["finish_reason"].is_null()) {
         target.finish_reason = choice["finish_reason"];
       }
@@ -254,8 +255,8 @@ TEST_F(RunTest, StreamedChunksAddUpToTheWholeAnswer) {
 
 TEST_F(RunTest, EveryChunkIsValidUtf8AndTheFirstHasAToken) {
   generator_.SetAnswer("\xe2\x82\xac");
-  const auto events = Events(
-      R"({"messages": [{"role": "user", "content": "q"}], "stream": true})", true);
+  const auto events =
+      Events(R"({"messages": [{"role": "user", "content": "q"}], "stream": true})", true);
   const Json first = Json::parse(events[0].substr(6));
   EXPECT_EQ(first["choices"][0]["delta"]["role"], "assistant");
   EXPECT_EQ(first["choices"][0]["delta"]["content"], "\xe2\x82\xac");
@@ -271,8 +272,8 @@ TEST_F(RunTest, UsageCanComeWithEveryChunk) {
 
 TEST_F(RunTest, EchoScoresThePrompt) {
   generator_.SetAnswer("z");
-  const Json json = Whole(
-      R"({"prompt": [[104, 105], [106]], "echo": true, "logprobs": 1, "max_tokens": 1})");
+  const Json json =
+      Whole(R"({"prompt": [[104, 105], [106]], "echo": true, "logprobs": 1, "max_tokens": 1})");
   const Json first = json["choices"][0];
   EXPECT_EQ(first["text"], "hiz");
   EXPECT_EQ(first["logprobs"]["tokens"], Json::array({"h", "i", "z"}));
@@ -361,8 +362,9 @@ TEST_F(RunTest, AClientThatLeavesCancelsItsSequences) {
     EXPECT_EQ(error->status, kClientGone);
   }
   EXPECT_EQ(generator_.num_cancelled(), 3);
-  EXPECT_THAT(metrics_.Serialize(generator_.view()),
-              HasSubstr(R"(vllm:request_success_total{finished_reason="abort",model_name="tiny"} 3)"));
+  EXPECT_THAT(
+      metrics_.Serialize(generator_.view()),
+      HasSubstr(R"(vllm:request_success_total{finished_reason="abort",model_name="tiny"} 3)"));
 }
 
 TEST_F(RunTest, AClientThatLeavesWhileTokensComeCancelsToo) {

@@ -160,9 +160,9 @@ grpc::Status FakeLeader::Generate(
       continue;
     }
     Stream::Sequence sequence;
-    sequence.events = ScriptedEvents(
-        options_.answer, {submit.prompt_tokens().begin(), submit.prompt_tokens().end()},
-        submit.sampling());
+    sequence.events = ScriptedEvents(options_.answer,
+                                     {submit.prompt_tokens().begin(), submit.prompt_tokens().end()},
+                                     submit.sampling());
     sequence.next = static_cast<size_t>(submit.generated_tokens_size());
     stream.sequences[submit.request()] = std::move(sequence);
   }

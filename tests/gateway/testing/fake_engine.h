@@ -44,10 +44,9 @@ class FakeLeader : public engine::v1::Engine::Service {
 
  private:
   struct Stream;
-  grpc::Status Generate(
-      grpc::ServerContext* context,
-      grpc::ServerReaderWriter<engine::v1::EngineMessage, engine::v1::GatewayMessage>* stream)
-      override;
+  grpc::Status Generate(grpc::ServerContext* context,
+                        grpc::ServerReaderWriter<engine::v1::EngineMessage,
+                                                 engine::v1::GatewayMessage>* stream) override;
   void Send(Stream& stream);
 
   const FakeLeaderOptions options_;

@@ -148,8 +148,7 @@ absl::StatusOr<std::unique_ptr<Generation>> FakeGenerator::Start(GenerationReque
   if (!start_status_.ok()) {
     return start_status_;
   }
-  std::vector<TokenEvent> events =
-      ScriptedEvents(answer_, request.prompt_tokens, request.sampling);
+  std::vector<TokenEvent> events = ScriptedEvents(answer_, request.prompt_tokens, request.sampling);
   if (!event_error_.empty()) {
     TokenEvent event;
     event.set_finish(TokenEvent::ERROR);

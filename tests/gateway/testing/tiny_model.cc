@@ -38,8 +38,8 @@ std::string ByteLevelCharacter(unsigned byte) {
 }
 
 Json AddedToken(int32_t id, const std::string& content) {
-  return {{"id", id},           {"content", content}, {"single_word", false}, {"lstrip", false},
-          {"rstrip", false},    {"normalized", false}, {"special", true}};
+  return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
+          {"rstrip", false}, {"normalized", false}, {"special", true}};
 }
 
 void Write(const std::string& path, const std::string& text) {
@@ -57,27 +57,26 @@ void WriteTinyModel(const std::string& dir) {
                            {"add_prefix_space", false},
                            {"trim_offsets", true},
                            {"use_regex", true}};
-  const Json tokenizer = {
-      {"version", "1.0"},
-      {"truncation", nullptr},
-      {"padding", nullptr},
-      {"added_tokens", Json::array({AddedToken(kEndOfText, "<|endoftext|>"),
-                                    AddedToken(kImStart, "<|im_start|>"),
-                                    AddedToken(kImEnd, "<|im_end|>")})},
-      {"normalizer", nullptr},
-      {"pre_tokenizer", byte_level},
-      {"post_processor", nullptr},
-      {"decoder", byte_level},
-      {"model",
-       {{"type", "BPE"},
-        {"dropout", nullptr},
-        {"unk_token", nullptr},
-        {"continuing_subword_prefix", nullptr},
-        {"end_of_word_suffix", nullptr},
-        {"fuse_unk", false},
-        {"byte_fallback", false},
-        {"vocab", vocab},
-        {"merges", Json::array()}}}};
+  const Json tokenizer = {{"version", "1.0"},
+                          {"truncation", nullptr},
+                          {"padding", nullptr},
+                          {"added_tokens", Json::array({AddedToken(kEndOfText, "<|endoftext|>"),
+                                                        AddedToken(kImStart, "<|im_start|>"),
+                                                        AddedToken(kImEnd, "<|im_end|>")})},
+                          {"normalizer", nullptr},
+                          {"pre_tokenizer", byte_level},
+                          {"post_processor", nullptr},
+                          {"decoder", byte_level},
+                          {"model",
+                           {{"type", "BPE"},
+                            {"dropout", nullptr},
+                            {"unk_token", nullptr},
+                            {"continuing_subword_prefix", nullptr},
+                            {"end_of_word_suffix", nullptr},
+                            {"fuse_unk", false},
+                            {"byte_fallback", false},
+                            {"vocab", vocab},
+                            {"merges", Json::array()}}}};
   Write(dir + "/tokenizer.json", tokenizer.dump());
   const Json config = {
       {"eos_token", "<|endoftext|>"},

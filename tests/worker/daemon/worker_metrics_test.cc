@@ -68,9 +68,9 @@ TEST(WorkerMetricsTest, LoadingFiguresAreThoseOfTheReport) {
   metrics.SetLoad(
       {.num_bytes = 1234, .resident_bytes = 4096, .seconds = 0.25, .kv_capacity_tokens = 64});
   const std::string text = Text(metrics);
-  for (const char* line : {"moe_worker_slot 17", "moe_load_bytes 1234",
-                           "moe_load_resident_bytes 4096", "moe_load_seconds 0.25",
-                           "moe_kv_capacity_tokens 64"}) {
+  for (const char* line :
+       {"moe_worker_slot 17", "moe_load_bytes 1234", "moe_load_resident_bytes 4096",
+        "moe_load_seconds 0.25", "moe_kv_capacity_tokens 64"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
 }

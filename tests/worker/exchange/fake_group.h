@@ -128,10 +128,14 @@ inline int CountWrong(const GroupShape& shape, int layer, int num_rows,
   return num_wrong;
 }
 
+// Far longer than anything takes on a busy machine: for tests that expect no deadline to pass.
+inline constexpr SharedMemoryOptions kPatient{.step_deadline = absl::Minutes(2),
+                                              .join_deadline = absl::Minutes(2)};
+
 // All ranks of a group in this process, over one mapping, so that the thread sanitizer sees their
 // accesses as what they are. `segment` is there to play a corrupt peer.
 struct ThreadGroup {
-  explicit ThreadGroup(const GroupShape& group_shape, const SharedMemoryOptions& options = {})
+  explicit ThreadGroup(const GroupShape& group_shape, const SharedMemoryOptions& options = kPatient)
       : shape(group_shape) {
     absl::StatusOr<std::unique_ptr<Segment>> created = Segment::Create(shape, /*epoch=*/7);
     EXPECT_TRUE(created.ok()) << created.status();
@@ -143,11 +147,16 @@ struct ThreadGroup {
     }
   }
 
-  // Runs body(rank, group) on a thread per rank, and joins them.
+  // Runs body(rank, group) on a thread per rank, and joins them. A fatal failure of one ends the
+  // waits of all.
   void RunAll(const std::function<void(int, SharedMemoryGroup&)>& body) {
     std::vector<std::thread> threads;
     for (int rank = 0; rank < shape.num_ranks; ++rank) {
-      threads.emplace_back([&, rank] { body(rank, *ranks[rank]); });
+      threads.emplace_back([&, rank] {
+        body(rank, *ranks[rank]);
+        if (!testing::Test::HasFatalFailure()) return;
+        for (const auto& group : ranks) group->Abort("another rank's test failed");
+      });
     }
     for (std::thread& thread : threads) thread.join();
   }

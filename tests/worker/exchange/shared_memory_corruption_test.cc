@@ -227,7 +227,7 @@ TEST(SharedMemoryCorruptionTest, ReplicatedRanksThatDivergeAreDetected) {
   GroupShape shape = SmallShape(3, 1);
   shape.replicated = true;
   shape.top_k = 1;
-  ThreadGroup threads(shape, {.step_deadline = absl::Milliseconds(300)});
+  ThreadGroup threads(shape);
   threads.ConnectAll();
   threads.RunAll([&](int rank, SharedMemoryGroup& group) {
     if (rank == 0) {

@@ -139,7 +139,9 @@ TEST(SharedMemoryTest, ReplicatedGroupsWithOneLayerAlternateTheirBuffers) {
 
 TEST(SharedMemoryTest, SpinningRanksGiveTheReferenceResults) {
   std::mt19937 random(11);
-  ThreadGroup threads(RandomShape(3, 2, random), {.spin = absl::Microseconds(50)});
+  ThreadGroup threads(RandomShape(3, 2, random), {.step_deadline = absl::Minutes(2),
+                                                  .join_deadline = absl::Minutes(2),
+                                                  .spin = absl::Microseconds(50)});
   RunSteps(threads, 5, 12);
 }
 

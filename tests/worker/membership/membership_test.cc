@@ -25,8 +25,8 @@
 namespace moe::membership {
 namespace {
 
-using coordinator::v1::Coordinator;
 using coordinator::v1::ControllerMessage;
+using coordinator::v1::Coordinator;
 using coordinator::v1::WorkerMessage;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -311,9 +311,8 @@ TEST_F(MembershipTest, AfterALostSessionHelloNamesTheRunningEpochAndLoadedIsRepe
   EXPECT_EQ(said[0].hello().nonce(), membership_->nonce());
   EXPECT_TRUE(said[1].has_loaded());
   Assign();
-  EXPECT_THAT(recorder_.WaitFor(7), ElementsAre("up", "assign 3 of 64",
-                                                "prepare 5 0=w0/10 1=w1/11", "join 5 with boot",
-                                                "activate 5", "down", "up"));
+  EXPECT_THAT(recorder_.WaitFor(7), ElementsAre("up", "assign 3 of 64", "prepare 5 0=w0/10 1=w1/11",
+                                                "join 5 with boot", "activate 5", "down", "up"));
 }
 
 TEST_F(MembershipTest, WhatIsSaidWhileDisconnectedIsNotLost) {

@@ -182,7 +182,9 @@ TEST_F(CheckpointTest, RefusesTensorsThatContradictTheConfig) {
       {"lm_head is missing and not tied", [](auto* t) { Erase(t, "lm_head.weight"); },
        "tensor \"lm_head.weight\" is missing"},
       {"a matrix is transposed",
-       [&](auto* t) { std::swap(Named(t, expert).tensor.shape[0], Named(t, expert).tensor.shape[1]); },
+       [&](auto* t) {
+         std::swap(Named(t, expert).tensor.shape[0], Named(t, expert).tensor.shape[1]);
+       },
        "has shape [24, 32]; by config.json it must be [32, 24]"},
       {"a vector has a dimension too many",
        [](auto* t) { Named(t, "model.norm.weight").tensor.shape = {32, 1}; },
@@ -254,16 +256,16 @@ TEST_F(CheckpointTest, RefusesAWeightMapThatLeavesTheFolder) {
   ASSERT_TRUE(WriteFile(Dir("outside.safetensors"), "secret").ok());
   const std::string norm = "model.norm.weight";
   for (const std::string& name :
-       {std::string("../outside.safetensors"), Dir("outside.safetensors"), std::string("/etc/passwd"),
-        std::string("./a/../../outside.safetensors"), std::string(".."), std::string(""),
-        std::string("model.bin"), std::string("a\0.safetensors", 14)}) {
+       {std::string("../outside.safetensors"), Dir("outside.safetensors"),
+        std::string("/etc/passwd"), std::string("./a/../../outside.safetensors"), std::string(".."),
+        std::string(""), std::string("model.bin"), std::string("a\0.safetensors", 14)}) {
     SCOPED_TRACE(name);
     const absl::Status status =
         OpenWithIndex([&](Json* index) { (*index)["weight_map"][norm] = name; });
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   }
-  const absl::Status status = OpenWithIndex(
-      [&](Json* index) { (*index)["weight_map"][norm] = "../outside.safetensors"; });
+  const absl::Status status =
+      OpenWithIndex([&](Json* index) { (*index)["weight_map"][norm] = "../outside.safetensors"; });
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("weight_map of tensor \"model.norm.weight\""),
                     HasSubstr("must name a .safetensors file in the folder")));
@@ -295,7 +297,8 @@ TEST_F(CheckpointTest, AcceptsTheLinksOfTheHuggingFaceCacheAndNoOthers) {
   fs::create_directories(snapshot);
   ASSERT_TRUE(WriteRandomCheckpoint(Dir("source"), TinyConfig(), 1).ok());
   for (const char* name : {"model.safetensors", "config.json"}) {
-    fs::rename(fs::path(Dir("source")) / name, repository / "blobs" / (std::string("hash_") + name));
+    fs::rename(fs::path(Dir("source")) / name,
+               repository / "blobs" / (std::string("hash_") + name));
     fs::create_symlink(std::string("../../blobs/hash_") + name, snapshot / name);
   }
   auto checkpoint = Checkpoint::Open(snapshot.string());
@@ -330,8 +333,7 @@ TEST_F(CheckpointTest, ShardsMustAgreeWithTheIndexAndEachOther) {
 
   for (const char* weight_map : {"null", "{}", "[]", "7", R"({"a": 1})", R"({"a": ["b"]})"}) {
     SCOPED_TRACE(weight_map);
-    status =
-        OpenWithIndex([&](Json* index) { (*index)["weight_map"] = Json::parse(weight_map); });
+    status = OpenWithIndex([&](Json* index) { (*index)["weight_map"] = Json::parse(weight_map); });
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr("weight_map"));
   }
@@ -343,8 +345,8 @@ TEST_F(CheckpointTest, ShardsMustAgreeWithTheIndexAndEachOther) {
     (*index)["weight_map"]["model.embed_tokens.weight"] = "twin.safetensors";
   });
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("twin.safetensors: tensor"),
-                                                   HasSubstr("is also in")));
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("twin.safetensors: tensor"), HasSubstr("is also in")));
 }
 
 TEST_F(CheckpointTest, SaysWhatIsWrongWithAFolder) {
@@ -391,8 +393,8 @@ TEST_F(CheckpointTest, RefusesWhatIsNotARegularFile) {
 TEST_F(CheckpointTest, ACutFileIsRefusedAtOpening) {
   ASSERT_TRUE(WriteRandomCheckpoint(Dir(), TinyConfig(), 1).ok());
   const fs::path path = fs::path(Dir()) / "model.safetensors";
-  for (const uintmax_t size : {fs::file_size(path) - 1, uintmax_t{9000}, uintmax_t{100},
-                               uintmax_t{7}, uintmax_t{0}}) {
+  for (const uintmax_t size :
+       {fs::file_size(path) - 1, uintmax_t{9000}, uintmax_t{100}, uintmax_t{7}, uintmax_t{0}}) {
     SCOPED_TRACE(size);
     fs::resize_file(path, size);
     const absl::Status status = Checkpoint::Open(Dir()).status();

@@ -22,7 +22,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-// SplitMix64 (Steele, Lea and Flood 2014): the same numbers on every machine, unlike std::normal_distribution.
+// SplitMix64 (Steele, Lea and Flood 2014): the same numbers on every machine, unlike
+// std::normal_distribution.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}

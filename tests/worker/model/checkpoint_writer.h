@@ -1,5 +1,5 @@
-// Writes OLMoE checkpoints with random weights, of any shape and in every published form, for tests.
-// Link `moe_test_checkpoint`.
+// Writes OLMoE checkpoints with random weights, of any shape and in every published form, for
+// tests. Link `moe_test_checkpoint`.
 #ifndef MOE_TESTS_WORKER_MODEL_CHECKPOINT_WRITER_H_
 #define MOE_TESTS_WORKER_MODEL_CHECKPOINT_WRITER_H_
 
@@ -15,8 +15,9 @@ namespace moe::model {
 
 struct WriteOptions {
   DType dtype = DType::kBF16;  // kBF16, kF16 or kF32, of every tensor
-  bool fused_experts = false;  // mlp.experts.gate_up_proj and down_proj, as transformers 5 holds them
-  int num_shards = 1;          // above 1: an index and shards
+  bool fused_experts =
+      false;           // mlp.experts.gate_up_proj and down_proj, as transformers 5 holds them
+  int num_shards = 1;  // above 1: an index and shards
   bool transformers5 = false;  // config.json with dtype and rope_parameters
   // Standard deviation of the weights; norms are 1 + noise of it. Values are first rounded to bf16,
   // so the same seed gives the same model in each dtype (fp16: up to its smaller range) and layout.

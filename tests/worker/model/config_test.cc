@@ -160,7 +160,8 @@ TEST(ConfigTest, RefusesValuesOutOfRangeNamingFieldValueAndWhatIsAllowed) {
       {"pad is a list", R"({"pad_token_id": [1]})", "pad_token_id is an array"},
       {"dtype is a number", R"({"torch_dtype": 16})", "torch_dtype is 16"},
       {"rope_parameters is a number", R"({"rope_parameters": 4})", "rope_parameters is 4"},
-      {"nested theta is negative", R"({"rope_parameters": {"rope_theta": -1}})", "rope_theta is -1"},
+      {"nested theta is negative", R"({"rope_parameters": {"rope_theta": -1}})",
+       "rope_theta is -1"},
       {"architectures is a string", R"({"architectures": "OlmoeForCausalLM"})",
        "architectures is \"OlmoeForCausalLM\""},
       {"no architecture at all", R"({"architectures": null, "model_type": null})",
@@ -254,8 +255,7 @@ TEST(ConfigTest, RefusesMalformedJson) {
     SCOPED_TRACE(c.sentence);
     for (const bool generation : {false, true}) {
       if (generation && c.text.empty()) continue;  // means: no such file
-      const auto config =
-          generation ? ParseModelConfig(good, c.text) : ParseModelConfig(c.text);
+      const auto config = generation ? ParseModelConfig(good, c.text) : ParseModelConfig(c.text);
       EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument);
       EXPECT_THAT(std::string(config.status().message()), HasSubstr(c.message));
       EXPECT_THAT(std::string(config.status().message()),
@@ -265,8 +265,8 @@ TEST(ConfigTest, RefusesMalformedJson) {
 }
 
 TEST(ConfigTest, LongAndControlCharactersAreNotEchoed) {
-  const auto config = ParseModelConfig(
-      Patched(Json{{"model_type", "\x1b[31m" + std::string(10000, 'x')}}.dump()));
+  const auto config =
+      ParseModelConfig(Patched(Json{{"model_type", "\x1b[31m" + std::string(10000, 'x')}}.dump()));
   EXPECT_LT(config.status().message().size(), 400U);
   EXPECT_EQ(config.status().message().find('\x1b'), absl::string_view::npos);
 }

@@ -71,8 +71,8 @@ TEST_F(ConvertTest, EveryFp16ValueBecomesTheNearestBf16) {
   for (uint32_t i = 0; i < 65536; ++i) {
     const int exponent = static_cast<int>((i >> 10) & 31);
     const int mantissa = static_cast<int>(i & 1023);
-    float value = exponent == 31 ? (mantissa == 0 ? std::numeric_limits<float>::infinity()
-                                                  : std::numeric_limits<float>::quiet_NaN())
+    float value = exponent == 31  ? (mantissa == 0 ? std::numeric_limits<float>::infinity()
+                                                   : std::numeric_limits<float>::quiet_NaN())
                   : exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
                                   : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
     if (i >= 32768) value = -value;

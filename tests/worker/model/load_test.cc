@@ -168,8 +168,7 @@ TEST_F(LoadTest, ManyBadTensorsGiveABoundedListOfWarnings) {
   ASSERT_TRUE(WriteSafetensors(Dir() + "/model.safetensors", tensors).ok());
   auto checkpoint = Checkpoint::Open(Dir());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  auto report =
-      (*checkpoint)->Load(*(*checkpoint)->SelectTensors({0, 1, 2, 3, 4, 5, 6, 7}, true));
+  auto report = (*checkpoint)->Load(*(*checkpoint)->SelectTensors({0, 1, 2, 3, 4, 5, 6, 7}, true));
   ASSERT_TRUE(report.ok());
   ASSERT_THAT(report->warnings, SizeIs(21));
   EXPECT_THAT(report->warnings.back(), HasSubstr("more tensors have NaN"));

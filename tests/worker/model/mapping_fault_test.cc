@@ -73,7 +73,9 @@ TEST_F(MappingFaultDeathTest, ASignalThatWasSentActsAsBefore) {
 TEST_F(MappingFaultDeathTest, WithoutAReporterNothingIsCaught) {
   EXPECT_EXIT(
       {
-        { const MappingFaultReporter reporter; }
+        {
+          const MappingFaultReporter reporter;
+        }
         volatile const char* last = CutMapping(Dir());
         const MappingFaultRange range(const_cast<const char*>(last) - 65535, 65536, "f", {});
         _exit(*last == 0 ? 0 : 0);
@@ -86,7 +88,9 @@ TEST_F(MappingFaultDeathTest, ARangeThatEndedIsForgotten) {
       {
         const MappingFaultReporter reporter;
         volatile const char* last = CutMapping(Dir());
-        { const MappingFaultRange range(const_cast<const char*>(last) - 65535, 65536, "f", {}); }
+        {
+          const MappingFaultRange range(const_cast<const char*>(last) - 65535, 65536, "f", {});
+        }
         _exit(*last == 0 ? 0 : 0);
       },
       DiedOtherwise, "");

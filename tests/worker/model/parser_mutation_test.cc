@@ -37,9 +37,20 @@ std::vector<std::string> ReadCorpus(const std::string& dir) {
 
 // Changes an input in one of the ways that break parsers.
 void Mutate(std::mt19937_64* random, std::string* text) {
-  static constexpr std::array<std::string_view, 14> kTokens = {
-      "0",  "-1", "18446744073709551615", "9223372036854775808", "2147483648", "1e999", "null",
-      "{}", "[]", "\"\"",                 "[[[[",                "\\ud800",    "1.5",   "true"};
+  static constexpr std::array<std::string_view, 14> kTokens = {"0",
+                                                               "-1",
+                                                               "18446744073709551615",
+                                                               "9223372036854775808",
+                                                               "2147483648",
+                                                               "1e999",
+                                                               "null",
+                                                               "{}",
+                                                               "[]",
+                                                               "\"\"",
+                                                               "[[[[",
+                                                               "\\ud800",
+                                                               "1.5",
+                                                               "true"};
   const auto below = [&](size_t n) { return n == 0 ? 0 : static_cast<size_t>((*random)() % n); };
   const size_t at = below(text->size());
   switch (below(7)) {

@@ -50,14 +50,11 @@ TEST(SafetensorsTest, ReadsDtypesShapesRangesAndMetadata) {
   EXPECT_EQ(index->tensors.at("b").end, index->data_begin + 16);
 }
 
-TEST(SafetensorsTest, AFileWithoutTensorsIsValid) {
-  EXPECT_TRUE(Parse("{}", 0).ok());
-}
+TEST(SafetensorsTest, AFileWithoutTensorsIsValid) { EXPECT_TRUE(Parse("{}", 0).ok()); }
 
 TEST(SafetensorsTest, WhatIsWrittenIsRead) {
-  const std::vector<NamedTensor> tensors = {{"z\"\n", DType::kBF16, {3, 5}},
-                                            {"a", DType::kF8E4M3, {7}},
-                                            {"m", DType::kI64, {}}};
+  const std::vector<NamedTensor> tensors = {
+      {"z\"\n", DType::kBF16, {3, 5}}, {"a", DType::kF8E4M3, {7}}, {"m", DType::kI64, {}}};
   const std::string head = MakeSafetensorsHeader(tensors, {{"format", "pt"}});
   EXPECT_EQ(head.size() % 64, 0U);
   const auto index = ParseSafetensorsHeader(head, head.size() + 30 + 7 + 8, "w");
