@@ -161,7 +161,7 @@ void ApiServer::AnswerGet(Route route, const httplib::Request& request,
                           httplib::Response& response) {
   const EngineView view = generator_.view();
   const int64_t created = absl::ToUnixSeconds(started_);
-  const auto max_context = static_cast<int64_t>(view.welcome.max_context());
+  const int64_t max_context = SequenceLimit(view.welcome);
   switch (route) {
     case Route::kHealth:
       if (unready_.load() || !view.serving) {

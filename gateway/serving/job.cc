@@ -129,6 +129,12 @@ std::optional<ApiError> LimitTokens(const std::string& field, std::optional<int6
 
 }  // namespace
 
+int64_t SequenceLimit(const engine::v1::Welcome& welcome) {
+  const auto max_context = static_cast<int64_t>(welcome.max_context());
+  const auto kv_tokens = static_cast<int64_t>(welcome.kv_capacity_tokens());
+  return kv_tokens > 0 ? std::min(max_context, kv_tokens) : max_context;
+}
+
 std::optional<ApiError> BuildCompletionJob(CompletionRequest request, const JobContext& context,
                                            Job* job) {
   if (std::optional<ApiError> error = FillHead(Api::kCompletions, request.model, context, job);
@@ -136,7 +142,7 @@ std::optional<ApiError> BuildCompletionJob(CompletionRequest request, const JobC
     return error;
   }
   const text::Tokenizer& tokenizer = *context.model->tokenizer;
-  const int64_t max_context = context.welcome.max_context();
+  const int64_t max_context = SequenceLimit(context.welcome);
   FillSampling(request.sampling, context, job);
   job->streaming = request.streaming;
   job->echo = request.echo;
@@ -187,7 +193,7 @@ std::optional<ApiError> BuildChatJob(ChatRequest request, const JobContext& cont
       error.has_value()) {
     return error;
   }
-  const int64_t max_context = context.welcome.max_context();
+  const int64_t max_context = SequenceLimit(context.welcome);
   FillSampling(request.sampling, context, job);
   job->streaming = request.streaming;
   job->with_logprobs = request.logprobs.has_value();

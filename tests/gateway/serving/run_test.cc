@@ -151,6 +151,14 @@ TEST_F(RunTest, APromptLongerThanTheContextNamesBothCounts) {
   EXPECT_TRUE(generator_.requests().empty());
 }
 
+TEST(SequenceLimitTest, IsTheContextOrTheKvCacheOfAnOwner) {
+  engine::v1::Welcome welcome;
+  welcome.set_max_context(512);
+  EXPECT_EQ(SequenceLimit(welcome), 512);
+  welcome.set_kv_capacity_tokens(100);
+  EXPECT_EQ(SequenceLimit(welcome), 100);
+}
+
 TEST_F(RunTest, AStopStringAcrossTokensEndsTheTextAndTheGeneration) {
   generator_.SetAnswer("one two three");
   const Json json = Whole(R"({"prompt": "hi", "stop": [" two"], "max_tokens": 100})");
