@@ -38,7 +38,7 @@ class FakeWorker : public membership::MembershipHandler {
  public:
   struct Behaviour {
     std::string numerics_id = "cpu-1";
-    std::string unable;  // said instead of Loaded
+    std::string unable = {};  // said instead of Loaded
     bool joins = true;
   };
 
