@@ -3,8 +3,8 @@
 #
 #   make demo          serve the demo model with 64 expert-parallel workers, ask it a question
 #   make demo ONCE=1   the same, and leave after the answer
-#   make test          build and run every test
-#   make test-sanitizers   the in-process tests under ASan+UBSan, then TSan
+#   make test          build and run every test, lint, sanitizers and fuzzers included
+#   make test-sanitizers   only the in-process tests under ASan+UBSan, then TSan
 #   make bench         benchmarks: kernels, exchange, engine (FULL=1: 16 layers)
 #   make build         build the programs into build/bin
 #   make format lint   clang-format over the tree; clang-format and clang-tidy as checks
@@ -22,8 +22,7 @@ test:
 	@tools/in-container tools/test
 
 test-sanitizers:
-	@tools/in-container tools/sanitized-tests address,undefined
-	@tools/in-container tools/sanitized-tests thread
+	@tools/in-container tools/sanitized-tests
 
 bench:
 	@tools/in-container tools/bench

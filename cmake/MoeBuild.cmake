@@ -21,6 +21,11 @@ if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
 endif()
 
 if(MOE_SANITIZE)
+  # -O1: builds faster than -O2, and stack traces keep most frames.
+  set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g1 -DNDEBUG")
+  # The distribution's Abseil is not built with sanitizers: its containers must keep the layout that
+  # they have without them.
+  add_compile_definitions(NDEBUG_SANITIZER)
   add_compile_options(-fsanitize=${MOE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${MOE_SANITIZE})
 endif()
@@ -42,6 +47,10 @@ function(moe_add_library name)
   add_library(${name} STATIC ${ARG_SOURCES})
   target_include_directories(${name} PUBLIC ${CMAKE_SOURCE_DIR})
   target_compile_options(${name} PRIVATE ${MOE_WARNINGS})
+  if(MOE_BUILD_FUZZERS)
+    # Tells libFuzzer which branches an input takes.
+    target_compile_options(${name} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
   target_link_libraries(${name} PUBLIC ${ARG_DEPS})
 endfunction()
 
@@ -57,15 +66,20 @@ function(moe_add_executable name)
   endif()
 endfunction()
 
+# What tools/build-sanitized builds: the tests that a build with MOE_SANITIZE runs.
 add_custom_target(sanitized_tests)
 
-# moe_add_test(NAME SOURCES a.cc ... [DEPS lib ...] [TIMEOUT seconds] [LABELS label ...]):
+# moe_add_test(NAME SOURCES a.cc ... [DEPS lib ...] [TIMEOUT seconds] [LABELS label ...] [THREADS]
+#              [THREAD_FILTER pattern]):
 # one GoogleTest program, registered with ctest as one test. The working folder is the source tree.
+# It also runs under AddressSanitizer and UndefinedBehaviorSanitizer, and with THREADS, for code
+# that several threads run at once, under ThreadSanitizer: all of it, or the tests that match
+# THREAD_FILTER (a GoogleTest filter). See MoeChecks.cmake.
 function(moe_add_test name)
   if(NOT MOE_BUILD_TESTS)
     return()
   endif()
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "THREADS" "TIMEOUT;THREAD_FILTER" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
   target_compile_options(${name} PRIVATE ${MOE_WARNINGS})
@@ -77,8 +91,13 @@ function(moe_add_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT})
-  # tools/sanitized-tests builds and runs these, under sanitizers.
-  set_tests_properties(${name} PROPERTIES LABELS "sanitized;${ARG_LABELS}")
-  add_dependencies(sanitized_tests ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+  if(ARG_THREADS OR ARG_THREAD_FILTER OR NOT MOE_SANITIZE MATCHES "thread")
+    add_dependencies(sanitized_tests ${name})
+  endif()
+  set_property(GLOBAL APPEND PROPERTY MOE_ADDRESS_TESTS ${name})
+  if(ARG_THREADS OR ARG_THREAD_FILTER)
+    set_property(GLOBAL APPEND PROPERTY MOE_THREAD_TESTS ${name})
+    set_property(GLOBAL PROPERTY MOE_THREAD_FILTER_${name} "${ARG_THREAD_FILTER}")
+  endif()
 endfunction()

@@ -1,0 +1,54 @@
+# The slow checks as tests of the plain build: tests under sanitizers, fuzzers, lint. A sanitizer needs
+# a build of its own (tools/build-sanitized), which is a test too: the first one of its kind, and the
+# others do not run without it. All carry the label `slow`: `ctest -LE slow` leaves them out.
+
+# moe_add_sanitized_tests(KIND TEST ...): KIND is address or thread; each TEST once more, from the
+# build folder that ends in -KIND.
+function(moe_add_sanitized_tests kind)
+  set(build_dir ${CMAKE_BINARY_DIR}-${kind})
+  add_test(NAME ${kind}.build COMMAND ${CMAKE_SOURCE_DIR}/tools/build-sanitized ${kind})
+  set_tests_properties(${kind}.build PROPERTIES
+    FIXTURES_SETUP ${kind} RUN_SERIAL ON TIMEOUT 2400 LABELS "slow;${kind}"
+    ENVIRONMENT "MOE_BUILD_DIR=${CMAKE_BINARY_DIR}")
+  # Some libraries (gRPC, Abseil) are not instrumented; the file says which of their reports are noise.
+  set(environment
+    "ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1"
+    "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1"
+    "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/sanitizers/thread.supp:halt_on_error=1")
+  foreach(test IN LISTS ARGN)
+    set(filter "")
+    get_property(thread_filter GLOBAL PROPERTY MOE_THREAD_FILTER_${test})
+    if(kind STREQUAL "thread" AND thread_filter)
+      set(filter --gtest_filter=${thread_filter})
+    endif()
+    add_test(NAME ${kind}.${test} COMMAND ${build_dir}/bin/${test} ${filter}
+             WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(${kind}.${test} PROPERTIES
+      FIXTURES_REQUIRED ${kind} TIMEOUT 900 LABELS "slow;sanitized;${kind}"
+      ENVIRONMENT "${environment}")
+  endforeach()
+endfunction()
+
+# Called once, from the last folder of tests, so that ctest runs these last.
+function(moe_add_checks)
+  if(MOE_SANITIZE OR NOT MOE_BUILD_TESTS)
+    return()
+  endif()
+  add_test(NAME lint COMMAND ${CMAKE_SOURCE_DIR}/tools/lint)
+  set_tests_properties(lint PROPERTIES RUN_SERIAL ON TIMEOUT 2400 LABELS slow
+    ENVIRONMENT "MOE_BUILD_DIR=${CMAKE_BINARY_DIR}")
+  foreach(kind address thread)
+    string(TOUPPER ${kind} upper)
+    get_property(tests GLOBAL PROPERTY MOE_${upper}_TESTS)
+    moe_add_sanitized_tests(${kind} ${tests})
+  endforeach()
+  get_property(fuzzers GLOBAL PROPERTY MOE_FUZZERS)
+  foreach(name IN LISTS fuzzers)
+    get_property(runs GLOBAL PROPERTY MOE_FUZZER_RUNS_${name})
+    # A fixed seed: the same tree gives the same answer.
+    add_test(NAME fuzz.${name} COMMAND ${CMAKE_SOURCE_DIR}/tools/fuzz ${name} -seed=1 -runs=${runs})
+    set_tests_properties(fuzz.${name} PROPERTIES
+      FIXTURES_REQUIRED address TIMEOUT 600 LABELS "slow;fuzz"
+      ENVIRONMENT "MOE_BUILD_DIR=${CMAKE_BINARY_DIR}")
+  endforeach()
+endfunction()
