@@ -151,7 +151,7 @@ absl::StatusOr<uint64_t> ParseBytes(absl::string_view text) {
 std::string FormatBytes(uint64_t num_bytes) {
   double value = static_cast<double>(num_bytes);
   for (const char* unit : {"B", "KiB", "MiB", "GiB"}) {
-    if (value < 1024) return absl::StrFormat(unit[0] == 'B' ? "%.0f %s" : "%.2f %s", value, unit);
+    if (value < 1024) return absl::StrFormat("%.*f %s", unit[0] == 'B' ? 0 : 2, value, unit);
     value /= 1024;
   }
   return absl::StrFormat("%.2f TiB", value);

@@ -22,6 +22,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "cli/child_process.h"
+#include "gateway/serving/served_model.h"
 #include "kernels/context.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/convert.h"
@@ -318,6 +319,11 @@ int RunServe(const ServeOptions& options) {
   // Everything that can be wrong with the model is found here, before 64 processes start.
   auto needs_conversion = model::NeedsConversion(options.model_dir);
   if (!needs_conversion.ok()) return Complain(needs_conversion.status(), kExitFailure);
+  if (auto text = gateway::LoadServedModel(options.model_dir, ""); !text.ok()) {
+    // The gateway names files by their place in the folder.
+    const std::string message = fs::path(options.model_dir) / std::string(text.status().message());
+    return Complain(absl::Status(text.status().code(), message), kExitFailure);
+  }
   std::optional<model::ConvertedWeights> converted;
   std::string converted_path;
   if (*needs_conversion) {

@@ -1,40 +1,33 @@
 // See served_model.h.
 #include "gateway/serving/served_model.h"
 
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <set>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "gateway/text/model_text_config.h"
 #include "nlohmann/json.hpp"
+#include "worker/model/bounded_json.h"
 
 namespace moe::gateway {
 namespace {
 
 using Json = nlohmann::json;
 
-constexpr size_t kMaxConfigBytes = size_t{1} << 20;
+constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
 
 // A JSON object of the model folder; an empty one when the file is absent.
 absl::StatusOr<Json> ReadConfig(const std::string& model_dir, const std::string& file) {
-  std::ifstream stream(absl::StrCat(model_dir, "/", file), std::ios::binary);
-  if (!stream) {
+  const absl::StatusOr<std::string> text = text::ReadModelFile(model_dir, file, kMaxConfigBytes);
+  if (absl::IsNotFound(text.status())) {
     return Json::object();
   }
-  std::string text(kMaxConfigBytes + 1, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(stream.gcount()));
-  if (text.size() > kMaxConfigBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(file, " is larger than 1 MiB"));
+  if (!text.ok()) {
+    return text.status();
   }
-  Json config = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!config.is_object()) {
-    return absl::InvalidArgumentError(absl::StrCat(file, " is not a JSON object"));
-  }
-  return config;
+  return model::ParseJsonObject(*text, file);
 }
 
 // eos_token_id is an id, a list of ids, null or absent.
@@ -51,6 +44,20 @@ absl::Status AddEndTokens(const Json& config, const std::string& file, std::set<
     ids->insert(id.get<int32_t>());
   }
   return absl::OkStatus();
+}
+
+// A token id for which the embedding has no row could not be computed. The other way round is
+// usual: published models round their vocabulary up.
+absl::Status CheckTokenizerFits(const Json& config, const std::string& file,
+                                int64_t num_tokenizer_ids) {
+  const auto found = config.find("vocab_size");
+  if (found == config.end() || !found->is_number_unsigned() ||
+      found->get<uint64_t>() >= static_cast<uint64_t>(num_tokenizer_ids)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      file, ": vocab_size is ", found->get<uint64_t>(), ", but tokenizer.json has token ids up to ",
+      num_tokenizer_ids - 1, "; it must be above all of them"));
 }
 
 }  // namespace
@@ -77,6 +84,10 @@ absl::StatusOr<ServedModel> LoadServedModel(const std::string& model_dir, std::s
       return config.status();
     }
     if (absl::Status status = AddEndTokens(*config, file, &end_tokens); !status.ok()) {
+      return status;
+    }
+    if (absl::Status status = CheckTokenizerFits(*config, file, model.tokenizer->vocab_size());
+        !status.ok()) {
       return status;
     }
     const auto context = config->find("max_position_embeddings");

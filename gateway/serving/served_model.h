@@ -1,6 +1,6 @@
 // What the gateway knows of the model that it serves: text in, text out, and which tokens end it.
 //
-// Tested by tests/gateway/serving/served_model_test.cc.
+// Tested by tests/gateway/serving/run_test.cc.
 #ifndef MOE_GATEWAY_SERVING_SERVED_MODEL_H_
 #define MOE_GATEWAY_SERVING_SERVED_MODEL_H_
 
@@ -26,7 +26,8 @@ struct ServedModel {
 
 // Reads the text files of a model folder, and the end tokens from generation_config.json,
 // config.json and the tokenizer, all that are there together. InvalidArgument for a file that is
-// malformed; messages name the file inside the folder.
+// malformed, and for a tokenizer with ids that the model's vocab_size does not reach; messages name
+// the file inside the folder.
 absl::StatusOr<ServedModel> LoadServedModel(const std::string& model_dir, std::string name);
 
 }  // namespace moe::gateway

@@ -3,12 +3,13 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <system_error>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
+#include "worker/model/file.h"
 
 namespace moe::text {
 namespace {
@@ -22,6 +23,14 @@ constexpr const char* kTokenKeys[] = {"bos_token", "eos_token", "unk_token", "se
 
 absl::Status WrongType(const std::string& file, const std::string& key, const char* wanted) {
   return absl::InvalidArgumentError(absl::StrCat(file, ": '", key, "' must be ", wanted));
+}
+
+// Messages begin with the path of a file; clients may see them and shall not see the folder.
+absl::Status WithoutFolder(const absl::Status& status, const std::string& model_dir) {
+  const std::string folder = std::filesystem::path(model_dir) / "";
+  absl::string_view message = status.message();
+  absl::ConsumePrefix(&message, folder);
+  return absl::Status(status.code(), message);
 }
 
 // Parses an object. Values below the allowed depth are never stored, so that no later step recurses
@@ -60,9 +69,10 @@ absl::Status ReadSpecialTokens(const json& object, const std::string& file, Text
     if (value == object.end() || config.named_tokens.contains(key)) continue;
     absl::StatusOr<std::optional<std::string>> text = TokenText(*value, file, key);
     if (!text.ok()) return text.status();
-    if (!text->has_value()) continue;
-    config.special_tokens.push_back(**text);
-    config.named_tokens.emplace(key, **std::move(text));
+    const std::optional<std::string>& token = *text;
+    if (!token.has_value()) continue;
+    config.special_tokens.push_back(*token);
+    config.named_tokens.emplace(key, *token);
   }
   for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
     auto list = object.find(key);
@@ -72,7 +82,8 @@ absl::Status ReadSpecialTokens(const json& object, const std::string& file, Text
     for (const json& item : *list) {
       absl::StatusOr<std::optional<std::string>> text = TokenText(item, file, key);
       if (!text.ok()) return text.status();
-      if (text->has_value()) config.special_tokens.push_back(**std::move(text));
+      const std::optional<std::string>& token = *text;
+      if (token.has_value()) config.special_tokens.push_back(*token);
     }
   }
   auto decoder = object.find("added_tokens_decoder");
@@ -85,7 +96,8 @@ absl::Status ReadSpecialTokens(const json& object, const std::string& file, Text
     absl::StatusOr<std::optional<std::string>> text =
         TokenText(token, file, "added_tokens_decoder");
     if (!text.ok()) return text.status();
-    if (text->has_value()) config.special_tokens.push_back(**std::move(text));
+    const std::optional<std::string>& content = *text;
+    if (content.has_value()) config.special_tokens.push_back(*content);
   }
   return absl::OkStatus();
 }
@@ -127,30 +139,16 @@ absl::StatusOr<std::optional<std::string>> ReadTemplate(const json& object,
 
 absl::StatusOr<std::string> ReadModelFile(const std::string& model_dir, const std::string& name,
                                           int64_t max_bytes) {
-  const std::filesystem::path path = std::filesystem::path(model_dir) / name;
-  std::error_code error;
-  const std::filesystem::file_status status = std::filesystem::status(path, error);
-  if (status.type() == std::filesystem::file_type::not_found) {
+  absl::StatusOr<model::File> file = model::File::OpenInDir(model_dir, name);
+  if (absl::IsNotFound(file.status())) {
     return absl::NotFoundError(absl::StrCat(name, ": not found in the model folder"));
   }
-  // A pipe or a device could block or never end.
-  if (error || status.type() != std::filesystem::file_type::regular) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": not a regular file"));
+  if (!file.ok()) return WithoutFolder(file.status(), model_dir);
+  if (file->num_bytes() == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": the file is empty"));
   }
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  const std::streamoff size = file ? static_cast<std::streamoff>(file.tellg()) : -1;
-  if (size < 0) return absl::InvalidArgumentError(absl::StrCat(name, ": cannot be read"));
-  if (size == 0) return absl::InvalidArgumentError(absl::StrCat(name, ": the file is empty"));
-  if (size > max_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, ": ", size, " bytes, more than the ", max_bytes, " allowed"));
-  }
-  std::string content(static_cast<size_t>(size), '\0');
-  file.seekg(0);
-  file.read(content.data(), size);
-  if (file.gcount() != size) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": cannot be read to its end"));
-  }
+  absl::StatusOr<std::string> content = file->ReadAll(static_cast<uint64_t>(max_bytes));
+  if (!content.ok()) return WithoutFolder(content.status(), model_dir);
   return content;
 }
 

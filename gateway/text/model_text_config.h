@@ -1,8 +1,9 @@
 // The text files of a model folder: tokenizer_config.json, special_tokens_map.json and the chat
 // template.
 //
-// Private to this folder. Errors name a file relative to the model folder, never the folder itself.
-// Tested by tests/gateway/text/tokenizer_test.cc and chat_template_test.cc.
+// ReadModelFile is also for gateway/serving; the rest is private to this folder. Errors name a file
+// relative to the model folder, never the folder itself. Tested by
+// tests/gateway/text/tokenizer_test.cc and chat_template_test.cc.
 #ifndef GATEWAY_TEXT_MODEL_TEXT_CONFIG_H_
 #define GATEWAY_TEXT_MODEL_TEXT_CONFIG_H_
 
@@ -37,7 +38,8 @@ struct TextConfig {
 absl::StatusOr<TextConfig> ReadTextConfig(const std::string& model_dir);
 
 // The content of a regular file. NOT_FOUND when it is absent, INVALID_ARGUMENT when it is no
-// regular file, is empty or has more than `max_bytes`.
+// regular file, is a link that leaves the model folder (see model::File::OpenInDir), is empty or
+// has more than `max_bytes`.
 absl::StatusOr<std::string> ReadModelFile(const std::string& model_dir, const std::string& name,
                                           int64_t max_bytes);
 

@@ -352,14 +352,6 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
   return config;
 }
 
-absl::Status CheckTokenizerFits(const ModelConfig& config, int64_t tokenizer_vocab_size) {
-  if (tokenizer_vocab_size <= config.vocab_size) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("config.json: vocab_size is ", config.vocab_size,
-                   "; it must be at least the size of the tokenizer's vocabulary, which is ",
-                   tokenizer_vocab_size));
-}
-
 std::string Describe(const ModelConfig& config) {
   std::string text =
       absl::StrCat("olmoe: ", config.num_layers, " layers, hidden ", config.hidden, ", ",

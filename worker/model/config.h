@@ -54,10 +54,6 @@ struct ModelConfig {
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
                                              std::string_view generation_config_json = "");
 
-// FailedPrecondition if the tokenizer can produce ids that the embedding has no row for.
-// `tokenizer_vocab_size` is the highest token id + 1.
-absl::Status CheckTokenizerFits(const ModelConfig& config, int64_t tokenizer_vocab_size);
-
 // One line: "olmoe: 16 layers, hidden 2048, 16 heads (16 kv) of 128, 64 experts of 1024, top-8,
 // ...".
 std::string Describe(const ModelConfig& config);

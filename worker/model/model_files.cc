@@ -154,23 +154,31 @@ absl::StatusOr<std::map<std::string, std::string>> ReadWeightMap(const std::stri
 absl::StatusOr<std::vector<WeightFile>> ReadShards(
     const std::string& dir, const std::string& index_path,
     const std::map<std::string, std::string>& weight_map) {
-  std::map<std::string, size_t> shard_idx;  // ascending by name, so that the order is fixed
-  for (const auto& [tensor, name] : weight_map) shard_idx.emplace(name, 0);
-  if (shard_idx.size() > kMaxShards) {
-    return absl::InvalidArgumentError(absl::StrCat(index_path, ": names ", shard_idx.size(),
+  struct Shard {
+    std::string tensor;  // one that the index places there, for messages
+    size_t idx = 0;
+  };
+  std::map<std::string, Shard> shards;  // ascending by name, so that the order is fixed
+  for (const auto& [tensor, name] : weight_map) shards.emplace(name, Shard{tensor});
+  if (shards.size() > kMaxShards) {
+    return absl::InvalidArgumentError(absl::StrCat(index_path, ": names ", shards.size(),
                                                    " files; at most ", kMaxShards, " are read"));
   }
   std::vector<WeightFile> files;
-  for (auto& [name, idx] : shard_idx) {
+  for (auto& [name, shard] : shards) {
     absl::StatusOr<File> file = File::OpenInDir(dir, name);
-    if (!file.ok()) return file.status();
-    absl::StatusOr<WeightFile> shard = ReadWeightFile(*std::move(file));
-    if (!shard.ok()) return shard.status();
-    idx = files.size();
-    files.push_back(*std::move(shard));
+    if (!file.ok()) {
+      return absl::Status(file.status().code(),
+                          absl::StrCat(file.status().message(), " (weight_map places tensor ",
+                                       QuoteForMessage(shard.tensor), " there)"));
+    }
+    absl::StatusOr<WeightFile> weights = ReadWeightFile(*std::move(file));
+    if (!weights.ok()) return weights.status();
+    shard.idx = files.size();
+    files.push_back(*std::move(weights));
   }
   for (const auto& [tensor, name] : weight_map) {
-    const WeightFile& file = files[shard_idx.at(name)];
+    const WeightFile& file = files[shards.at(name).idx];
     if (!file.index.tensors.contains(tensor)) {
       return absl::InvalidArgumentError(
           absl::StrCat(file.file.path(), ": tensor ", QuoteForMessage(tensor),

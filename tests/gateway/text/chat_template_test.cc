@@ -273,7 +273,7 @@ TEST(ChatTemplateFileTest, BrokenTemplatesAreRefusedAndNamed) {
       {"chat_template.jinja", "x\n{% if %}", "chat_template.jinja: "},
       {"chat_template.jinja", "{{ " + std::string(100'000, '('), "recursion"},
       {"chat_template.jinja", "\xff", "not valid UTF-8"},
-      {"chat_template.jinja", std::string((4 << 20) + 1, 'x'), "more than"},
+      {"chat_template.jinja", std::string((4 << 20) + 1, 'x'), "at most 4194304 are read"},
       {"tokenizer_config.json", R"({"chat_template": "{% for %}"})", "tokenizer_config.json: "},
       {"tokenizer_config.json", R"({"chat_template": 3})", "'chat_template' must be"},
       {"tokenizer_config.json", R"({"chat_template": [{"name": "default"}]})",

@@ -23,6 +23,7 @@ namespace moe::text {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -250,7 +251,19 @@ TEST(TokenizerFileTest, AMissingOrOddFileIsNamed) {
   large.Write("tokenizer.json", "");
   std::filesystem::resize_file(large.dir() + "/tokenizer.json", Tokenizer::kMaxFileBytes + 1);
   EXPECT_THAT(std::string(Tokenizer::Load(large.dir()).status().message()),
-              HasSubstr("more than the 268435456 allowed"));
+              HasSubstr("at most 268435456 are read"));
+}
+
+TEST(TokenizerFileTest, ALinkThatLeavesTheFolderIsRefused) {
+  const TempModel elsewhere, model;
+  elsewhere.Write("tokenizer.json", ReadTestData("byte_level.json"));
+  std::filesystem::create_symlink(elsewhere.dir() + "/tokenizer.json",
+                                  model.dir() + "/tokenizer.json");
+  const absl::Status status = Tokenizer::Load(model.dir()).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("tokenizer.json: a link to a file outside the model folder"),
+                    Not(HasSubstr(model.dir())), Not(HasSubstr(elsewhere.dir()))));
 }
 
 TEST(TokenizerFileTest, BrokenFilesAreRefusedWithAReason) {

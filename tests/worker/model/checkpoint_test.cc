@@ -329,7 +329,9 @@ TEST_F(CheckpointTest, ShardsMustAgreeWithTheIndexAndEachOther) {
     (*index)["weight_map"]["model.norm.weight"] = "model-00009-of-00003.safetensors";
   });
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("model-00009-of-00003.safetensors"));
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("model-00009-of-00003.safetensors"),
+                    HasSubstr("weight_map places tensor \"model.norm.weight\" there")));
 
   for (const char* weight_map : {"null", "{}", "[]", "7", R"({"a": 1})", R"({"a": ["b"]})"}) {
     SCOPED_TRACE(weight_map);

@@ -1,5 +1,6 @@
 #include "tests/worker/model/checkpoint_writer.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -7,7 +8,6 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/types/span.h"
 #include "kernels/bf16.h"
 
 namespace moe::model {
@@ -91,37 +92,94 @@ uint64_t HashName(const std::string& name) {
   return hash;
 }
 
-class Writer {
- public:
-  Writer(uint64_t seed, const WriteOptions& options) : seed_(seed), options_(options) {}
-
-  void Add(const std::string& name, const std::vector<int64_t>& shape, float mean = 0) {
-    AddJoined(name, shape, {name}, mean);
-  }
-
-  // A tensor whose data is that of `parts`, one after the other, in equal shares.
-  void AddJoined(const std::string& name, const std::vector<int64_t>& shape,
-                 const std::vector<std::string>& parts, float mean = 0) {
-    TensorBytes out{{name, options_.dtype, shape}, ""};
-    int64_t count = 1;
-    for (const int64_t dimension : shape) count *= dimension;
-    out.data.reserve(static_cast<size_t>(count * DTypeBytes(options_.dtype)));
-    for (const std::string& part : parts) {
-      Random random(seed_ ^ HashName(part));
-      for (int64_t i = 0; i < count / static_cast<int64_t>(parts.size()); ++i) {
-        Append(mean + random.Normal() * options_.init_std, options_.dtype, &out.data);
-      }
-    }
-    tensors_.push_back(std::move(out));
-  }
-
-  std::vector<TensorBytes> Take() { return std::move(tensors_); }
-
- private:
-  const uint64_t seed_;
-  const WriteOptions options_;
-  std::vector<TensorBytes> tensors_;
+// A tensor and where its values come from: the streams of `parts`, one after the other, in equal
+// shares.
+struct RandomTensor {
+  NamedTensor tensor;
+  std::vector<std::string> parts;
+  float mean = 0;
 };
+
+uint64_t NumBytes(const NamedTensor& tensor) {
+  auto num_bytes = static_cast<uint64_t>(DTypeBytes(tensor.dtype));
+  for (const int64_t dimension : tensor.shape) num_bytes *= static_cast<uint64_t>(dimension);
+  return num_bytes;
+}
+
+std::string MakeData(const RandomTensor& random, uint64_t seed, float init_std) {
+  const DType dtype = random.tensor.dtype;
+  const uint64_t num_bytes = NumBytes(random.tensor);
+  const uint64_t num_elements = num_bytes / static_cast<uint64_t>(DTypeBytes(dtype));
+  std::string data;
+  data.reserve(num_bytes);
+  for (const std::string& part : random.parts) {
+    Random values(seed ^ HashName(part));
+    for (uint64_t i = 0; i < num_elements / random.parts.size(); ++i) {
+      Append(random.mean + values.Normal() * init_std, dtype, &data);
+    }
+  }
+  return data;
+}
+
+// All tensors of a model, in the order in which they are written.
+std::vector<RandomTensor> ListTensors(const ModelConfig& config, const WriteOptions& options) {
+  const int64_t h = config.hidden;
+  const int64_t inner = config.intermediate;
+  const int64_t q = int64_t{config.num_heads} * config.head_dim;
+  const int64_t kv = int64_t{config.num_kv_heads} * config.head_dim;
+  std::vector<RandomTensor> tensors;
+  const auto add_joined = [&](const std::string& name, std::vector<int64_t> shape,
+                              std::vector<std::string> parts, float mean) {
+    tensors.push_back({{name, options.dtype, std::move(shape)}, std::move(parts), mean});
+  };
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape, float mean = 0) {
+    add_joined(name, std::move(shape), {name}, mean);
+  };
+  add("model.embed_tokens.weight", {config.vocab_size, h});
+  for (int l = 0; l < config.num_layers; ++l) {
+    const std::string layer = absl::StrCat("model.layers.", l, ".");
+    add(layer + "input_layernorm.weight", {h}, 1);
+    add(layer + "post_attention_layernorm.weight", {h}, 1);
+    add(layer + "self_attn.q_proj.weight", {q, h});
+    add(layer + "self_attn.k_proj.weight", {kv, h});
+    add(layer + "self_attn.v_proj.weight", {kv, h});
+    add(layer + "self_attn.o_proj.weight", {h, q});
+    add(layer + "self_attn.q_norm.weight", {q}, 1);
+    add(layer + "self_attn.k_norm.weight", {kv}, 1);
+    add(layer + "mlp.gate.weight", {config.num_experts, h});
+    std::vector<std::string> gate_up;
+    std::vector<std::string> down;
+    for (int e = 0; e < config.num_experts; ++e) {
+      const std::string expert = absl::StrCat(layer, "mlp.experts.", e, ".");
+      gate_up.push_back(expert + "gate_proj.weight");
+      gate_up.push_back(expert + "up_proj.weight");
+      down.push_back(expert + "down_proj.weight");
+      if (options.fused_experts) continue;
+      add(expert + "gate_proj.weight", {inner, h});
+      add(expert + "up_proj.weight", {inner, h});
+      add(expert + "down_proj.weight", {h, inner});
+    }
+    if (!options.fused_experts) continue;
+    add_joined(layer + "mlp.experts.gate_up_proj", {config.num_experts, 2 * inner, h}, gate_up, 0);
+    add_joined(layer + "mlp.experts.down_proj", {config.num_experts, h, inner}, down, 0);
+  }
+  add("model.norm.weight", {h}, 1);
+  if (!config.tie_word_embeddings) add("lm_head.weight", {config.vocab_size, h});
+  return tensors;
+}
+
+// One safetensors file. Holds one tensor at a time, so a model larger than memory can be written.
+absl::Status StreamSafetensors(const std::string& path, absl::Span<const RandomTensor> tensors,
+                               uint64_t seed, float init_std) {
+  std::vector<NamedTensor> names;
+  for (const RandomTensor& tensor : tensors) names.push_back(tensor.tensor);
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file << MakeSafetensorsHeader(names, {{"format", "pt"}});
+  for (const RandomTensor& tensor : tensors) file << MakeData(tensor, seed, init_std);
+  file.close();
+  if (!file) return absl::InternalError(absl::StrCat("cannot write ", path));
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -188,43 +246,11 @@ std::string ConfigJson(const ModelConfig& config, const WriteOptions& options) {
 
 std::vector<TensorBytes> RandomTensors(const ModelConfig& config, uint64_t seed,
                                        const WriteOptions& options) {
-  const int64_t h = config.hidden;
-  const int64_t inner = config.intermediate;
-  const int64_t q = int64_t{config.num_heads} * config.head_dim;
-  const int64_t kv = int64_t{config.num_kv_heads} * config.head_dim;
-  Writer writer(seed, options);
-  writer.Add("model.embed_tokens.weight", {config.vocab_size, h});
-  for (int l = 0; l < config.num_layers; ++l) {
-    const std::string layer = absl::StrCat("model.layers.", l, ".");
-    writer.Add(layer + "input_layernorm.weight", {h}, 1);
-    writer.Add(layer + "post_attention_layernorm.weight", {h}, 1);
-    writer.Add(layer + "self_attn.q_proj.weight", {q, h});
-    writer.Add(layer + "self_attn.k_proj.weight", {kv, h});
-    writer.Add(layer + "self_attn.v_proj.weight", {kv, h});
-    writer.Add(layer + "self_attn.o_proj.weight", {h, q});
-    writer.Add(layer + "self_attn.q_norm.weight", {q}, 1);
-    writer.Add(layer + "self_attn.k_norm.weight", {kv}, 1);
-    writer.Add(layer + "mlp.gate.weight", {config.num_experts, h});
-    std::vector<std::string> gate_up;
-    std::vector<std::string> down;
-    for (int e = 0; e < config.num_experts; ++e) {
-      const std::string expert = absl::StrCat(layer, "mlp.experts.", e, ".");
-      gate_up.push_back(expert + "gate_proj.weight");
-      gate_up.push_back(expert + "up_proj.weight");
-      down.push_back(expert + "down_proj.weight");
-      if (options.fused_experts) continue;
-      writer.Add(expert + "gate_proj.weight", {inner, h});
-      writer.Add(expert + "up_proj.weight", {inner, h});
-      writer.Add(expert + "down_proj.weight", {h, inner});
-    }
-    if (!options.fused_experts) continue;
-    writer.AddJoined(layer + "mlp.experts.gate_up_proj", {config.num_experts, 2 * inner, h},
-                     gate_up);
-    writer.AddJoined(layer + "mlp.experts.down_proj", {config.num_experts, h, inner}, down);
+  std::vector<TensorBytes> out;
+  for (const RandomTensor& tensor : ListTensors(config, options)) {
+    out.push_back({tensor.tensor, MakeData(tensor, seed, options.init_std)});
   }
-  writer.Add("model.norm.weight", {h}, 1);
-  if (!config.tie_word_embeddings) writer.Add("lm_head.weight", {config.vocab_size, h});
-  return writer.Take();
+  return out;
 }
 
 absl::Status WriteFile(const std::string& path, const std::string& content) {
@@ -257,25 +283,25 @@ absl::Status WriteRandomCheckpoint(const std::string& dir, const ModelConfig& co
   if (error) return absl::InternalError(absl::StrCat("cannot create ", dir));
   absl::Status status = WriteFile(dir + "/config.json", ConfigJson(config, options));
   if (!status.ok()) return status;
-  const std::vector<TensorBytes> tensors = RandomTensors(config, seed, options);
-  if (options.num_shards <= 1) return WriteSafetensors(dir + "/model.safetensors", tensors);
+  const std::vector<RandomTensor> tensors = ListTensors(config, options);
+  if (options.num_shards <= 1) {
+    return StreamSafetensors(dir + "/model.safetensors", tensors, seed, options.init_std);
+  }
 
   Json weight_map = Json::object();
-  size_t total = 0;
-  const size_t per_shard = (tensors.size() + static_cast<size_t>(options.num_shards) - 1) /
-                           static_cast<size_t>(options.num_shards);
-  for (int s = 0; s < options.num_shards; ++s) {
+  uint64_t total = 0;
+  const auto num_shards = static_cast<size_t>(options.num_shards);
+  const size_t per_shard = (tensors.size() + num_shards - 1) / num_shards;
+  for (size_t s = 0; s < num_shards; ++s) {
     const std::string file =
         absl::StrFormat("model-%05d-of-%05d.safetensors", s + 1, options.num_shards);
-    const size_t first = std::min(tensors.size(), static_cast<size_t>(s) * per_shard);
-    const size_t last = std::min(tensors.size(), first + per_shard);
-    const std::vector<TensorBytes> shard(tensors.begin() + static_cast<ptrdiff_t>(first),
-                                         tensors.begin() + static_cast<ptrdiff_t>(last));
-    status = WriteSafetensors(absl::StrCat(dir, "/", file), shard);
+    const auto shard =
+        absl::MakeConstSpan(tensors).subspan(std::min(tensors.size(), s * per_shard), per_shard);
+    status = StreamSafetensors(absl::StrCat(dir, "/", file), shard, seed, options.init_std);
     if (!status.ok()) return status;
-    for (const TensorBytes& tensor : shard) {
+    for (const RandomTensor& tensor : shard) {
       weight_map[tensor.tensor.name] = file;
-      total += tensor.data.size();
+      total += NumBytes(tensor.tensor);
     }
   }
   const Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}};

@@ -29,6 +29,7 @@ ModelConfig TinyConfig();
 
 // Creates `dir` and writes config.json and safetensors files. The embedding is tied if
 // `config.tie_word_embeddings`; then no lm_head is stored. Same arguments, same bytes.
+// Needs the memory of the largest tensor, so that full-size models can be written.
 absl::Status WriteRandomCheckpoint(const std::string& dir, const ModelConfig& config, uint64_t seed,
                                    const WriteOptions& options = {});
 

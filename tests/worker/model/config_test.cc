@@ -271,15 +271,6 @@ TEST(ConfigTest, LongAndControlCharactersAreNotEchoed) {
   EXPECT_EQ(config.status().message().find('\x1b'), absl::string_view::npos);
 }
 
-TEST(ConfigTest, ATokenizerLargerThanTheVocabularyIsRefused) {
-  EXPECT_TRUE(CheckTokenizerFits(TinyConfig(), 100).ok());
-  EXPECT_TRUE(CheckTokenizerFits(TinyConfig(), 90).ok());
-  const absl::Status status = CheckTokenizerFits(TinyConfig(), 101);
-  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("vocab_size is 100"));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("101"));
-}
-
 TEST(ConfigTest, DescribesItselfInOneLine) {
   const std::string text = Describe(TinyConfig());
   EXPECT_THAT(text, HasSubstr("olmoe: 2 layers, hidden 32, 4 heads (2 kv) of 8, 8 experts of 24, "
