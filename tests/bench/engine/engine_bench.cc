@@ -1,16 +1,26 @@
-// Speed of the CPU engine in one process: prefill and decode of an OLMoE-shaped model.
+// Speed of the CPU engine: prefill and decode of an OLMoE-shaped model, in one process or with the
+// experts in --ranks processes (one attention rank, whose threads are --threads; the others run one
+// each, as under `moe serve`).
 //
-//   engine_bench --model DIR [--threads N] [--context 128] [--steps 16] [--batches 1,8,32,64]
+//   engine_bench --model DIR [--ranks 64] [--threads N] [--context 128] [--steps 16]
+//                [--batches 1,8,32,64]
 //
 // A folder that does not exist is filled with random weights of OLMoE-1B-7B's shape and --layers
 // layers. Prints one JSON object with tokens per second.
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "CLI/CLI.hpp"
@@ -27,7 +37,9 @@ namespace {
 struct Flags {
   std::string model;
   int layers = 4;
+  int ranks = 1;
   int threads = 2;
+  int repeats = 3;
   int context = 128;
   int steps = 16;
   int prompt = 512;
@@ -77,18 +89,121 @@ void MakeModelIfAbsent(const Flags& flags) {
                                      {.init_std = 0.02F}));
 }
 
+constexpr char kEnd[] = "end";
+
+kernels::CpuLevel Level(const Flags& flags) {
+  return flags.level == "auto" ? kernels::DetectCpuLevel()
+                               : OrDie(kernels::ParseCpuLevel(flags.level));
+}
+
+exchange::GroupShape Shape(const model::ModelConfig& config, int num_ranks) {
+  exchange::GroupShape shape{.num_ranks = num_ranks,
+                             .num_attention_ranks = 1,
+                             .replicated = false,
+                             .num_layers = config.num_layers,
+                             .num_experts = config.num_experts,
+                             .hidden = config.hidden,
+                             .top_k = config.top_k,
+                             .max_rows = 512,
+                             .rank_of_expert = {}};
+  for (int expert = 0; expert < config.num_experts; ++expert) {
+    shape.rank_of_expert.push_back(expert % num_ranks);
+  }
+  return shape;
+}
+
+std::vector<int> ExpertsOf(const exchange::GroupShape& shape, int rank) {
+  std::vector<int> experts;
+  for (int expert = 0; expert < shape.num_experts; ++expert) {
+    if (shape.rank_of_expert[expert] == rank) experts.push_back(expert);
+  }
+  return experts;
+}
+
+// A rank that only holds experts: serves its mailbox until the leader ends. Takes the leader's
+// bootstrap from `bootstrap_fd`.
+void RunExpertRank(const Flags& flags, int rank, int bootstrap_fd) {
+  const kernels::ScopedFlushDenormals flush_denormals;
+  std::string bootstrap;
+  char buffer[512];
+  for (ssize_t n; (n = read(bootstrap_fd, buffer, sizeof(buffer))) > 0;) {
+    bootstrap.append(buffer, static_cast<size_t>(n));
+  }
+  if (bootstrap.empty()) return;  // the leader failed, and said why
+  const auto checkpoint = OrDie(model::Checkpoint::Open(flags.model));
+  const exchange::GroupShape shape = Shape(checkpoint->config(), flags.ranks);
+  const std::vector<int> held = ExpertsOf(shape, rank);
+  const auto tensors = OrDie(checkpoint->SelectTensors(held, /*attention=*/false));
+  (void)OrDie(checkpoint->Load(tensors, {}));
+  kernels::ThreadPool pool({.num_threads = 1, .spin_microseconds = 0});
+  const kernels::Context context{.level = Level(flags), .pool = &pool};
+  model::RankExperts experts(checkpoint->config(), checkpoint->weights(), held, context);
+  const auto group = OrDie(exchange::SharedMemoryGroup::Open(bootstrap, shape, 1, rank, &experts,
+                                                             {.join_deadline = absl::Minutes(5)}));
+  OrDie(group->Connect());
+  while (OrDie(group->ReceivePlan()).plan != kEnd) {
+  }
+}
+
+// The other ranks, as child processes that end with this one. Made before any thread exists.
+class ExpertRanks {
+ public:
+  explicit ExpertRanks(const Flags& flags) {
+    for (int rank = 1; rank < flags.ranks; ++rank) {
+      int ends[2];
+      if (pipe(ends) != 0) std::abort();
+      const pid_t pid = fork();
+      if (pid < 0) std::abort();
+      if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (const int fd : bootstrap_fds_) close(fd);
+        close(ends[1]);
+        RunExpertRank(flags, rank, ends[0]);
+        _exit(0);
+      }
+      close(ends[0]);
+      bootstrap_fds_.push_back(ends[1]);
+      children_.push_back(pid);
+    }
+  }
+  ~ExpertRanks() {
+    for (const pid_t child : children_) waitpid(child, nullptr, 0);
+  }
+  ExpertRanks(const ExpertRanks&) = delete;
+  ExpertRanks& operator=(const ExpertRanks&) = delete;
+
+  void Start(const std::string& bootstrap) {
+    for (const int fd : bootstrap_fds_) {
+      if (write(fd, bootstrap.data(), bootstrap.size()) != static_cast<ssize_t>(bootstrap.size())) {
+        std::abort();
+      }
+      close(fd);
+    }
+    bootstrap_fds_.clear();
+  }
+
+ private:
+  std::vector<int> bootstrap_fds_;
+  std::vector<pid_t> children_;
+};
+
+// Seconds of a step by part.
+struct Parts {
+  double attention = 0;  // with norms, router and the weighted sum
+  double experts = 0;    // and the exchange
+  double head = 0;
+};
+
 class Engine {
  public:
-  explicit Engine(const Flags& flags)
+  Engine(const Flags& flags, ExpertRanks* others)
       : checkpoint_(OrDie(model::Checkpoint::Open(flags.model))),
         config_(checkpoint_->config()),
-        pool_({.num_threads = flags.threads, .spin_microseconds = 50}) {
-    const kernels::Context context{.level = flags.level == "auto"
-                                                ? kernels::DetectCpuLevel()
-                                                : OrDie(kernels::ParseCpuLevel(flags.level)),
-                                   .pool = &pool_};
-    std::vector<int> experts(config_.num_experts);
-    std::iota(experts.begin(), experts.end(), 0);
+        num_ranks_(flags.ranks),
+        pool_({.num_threads = flags.threads, .spin_microseconds = flags.ranks == 1 ? 50 : 0}) {
+    const kernels::Context context{.level = Level(flags), .pool = &pool_};
+    const exchange::GroupShape shape = Shape(config_, flags.ranks);
+    std::vector<int> experts = ExpertsOf(shape, 0);
     const auto tensors = OrDie(checkpoint_->SelectTensors(experts, /*attention=*/true));
     (void)OrDie(checkpoint_->Load(tensors, {}));
     experts_ = std::make_unique<model::RankExperts>(config_, checkpoint_->weights(),
@@ -101,16 +216,9 @@ class Engine {
     decoder_ = std::make_unique<model::DecoderModel>(
         config_, checkpoint_->weights(), cache_.get(),
         model::DecoderModel::Options{.max_rows = 512, .max_positions = 0}, context);
-    exchange::GroupShape shape{.num_ranks = 1,
-                               .num_attention_ranks = 1,
-                               .replicated = false,
-                               .num_layers = config_.num_layers,
-                               .num_experts = config_.num_experts,
-                               .hidden = config_.hidden,
-                               .top_k = config_.top_k,
-                               .max_rows = 512,
-                               .rank_of_expert = std::vector<int>(config_.num_experts, 0)};
-    group_ = OrDie(exchange::SharedMemoryGroup::Create(shape, 1, experts_.get(), {}));
+    group_ = OrDie(exchange::SharedMemoryGroup::Create(shape, 1, experts_.get(),
+                                                       {.join_deadline = absl::Minutes(5)}));
+    others->Start(group_->bootstrap());
     OrDie(group_->Connect());
     tables_.resize(size_t(most) * blocks_per_sequence_);
     std::iota(tables_.begin(), tables_.end(), 0);
@@ -135,11 +243,20 @@ class Engine {
     }
     OrDie(group_->SendPlan(++step_, "", {}));
     OrDie(decoder_->Begin(slices, tokens));
+    auto begin = std::chrono::steady_clock::now();
+    const auto note = [&begin](double* seconds) {
+      *seconds += Seconds(begin);
+      begin = std::chrono::steady_clock::now();
+    };
     for (int layer = 0; layer < config_.num_layers; ++layer) {
       decoder_->Attention(layer);
       decoder_->Route(layer, group_->rows());
+      note(&parts_.attention);
       OrDie(group_->Dispatch(step_, layer, batch * count, decoder_->expert_ids()));
-      decoder_->Combine(OrDie(group_->Combine()));
+      const kernels::BFloat16* outputs = OrDie(group_->Combine());
+      note(&parts_.experts);
+      decoder_->Combine(outputs);
+      note(&parts_.attention);
     }
     for (size_t first = 0; first < last_rows.size(); first += model::DecoderModel::kMaxLogitRows) {
       const size_t num_rows =
@@ -147,12 +264,21 @@ class Engine {
       const auto logits = decoder_->Logits(absl::MakeConstSpan(last_rows).subspan(first, num_rows));
       checksum_ += logits[0];
     }
+    note(&parts_.head);
+  }
+  // Seconds since the last call.
+  Parts TakeParts() { return std::exchange(parts_, {}); }
+  void End() {
+    std::vector<int> others(num_ranks_ - 1);
+    std::iota(others.begin(), others.end(), 1);
+    OrDie(group_->SendPlan(++step_, kEnd, others));
   }
   double checksum() const { return checksum_; }
 
  private:
   std::unique_ptr<model::Checkpoint> checkpoint_;
   const model::ModelConfig& config_;
+  const int num_ranks_;
   kernels::ThreadPool pool_;
   std::unique_ptr<model::RankExperts> experts_;
   std::unique_ptr<model::KvCache> cache_;
@@ -162,16 +288,24 @@ class Engine {
   std::vector<int32_t> tables_;
   uint64_t step_ = 0;
   double checksum_ = 0;
+  Parts parts_;
 };
 
+// Seconds of one call, the mean over `repeats`.
+double MeanSeconds(int repeats, const std::function<void()>& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < repeats; ++i) work();
+  return Seconds(begin) / repeats;
+}
+
 void Run(const Flags& flags) {
-  const kernels::ScopedFlushDenormals flush_denormals;
   MakeModelIfAbsent(flags);
-  Engine engine(flags);
+  ExpertRanks others(flags);
+  const kernels::ScopedFlushDenormals flush_denormals;
+  Engine engine(flags, &others);
   engine.Step(0, 1, 0, flags.prompt);  // warm-up
-  auto begin = std::chrono::steady_clock::now();
-  engine.Step(0, 1, 0, flags.prompt);
-  std::printf("{\"prefill_%d\": %.1f", flags.prompt, flags.prompt / Seconds(begin));
+  const double prefill = MeanSeconds(flags.repeats, [&] { engine.Step(0, 1, 0, flags.prompt); });
+  std::printf("{\"prefill_%d\": %.1f", flags.prompt, flags.prompt / prefill);
   const int most = *std::max_element(flags.batches.begin(), flags.batches.end());
   const int at_once = std::max(1, 512 / flags.context);
   for (int first = 0; first < most; first += at_once) {
@@ -179,11 +313,17 @@ void Run(const Flags& flags) {
   }
   for (const int batch : flags.batches) {
     engine.Step(0, batch, flags.context, 1);
-    begin = std::chrono::steady_clock::now();
-    for (int step = 1; step <= flags.steps; ++step) engine.Step(0, batch, flags.context + step, 1);
-    std::printf(", \"decode_%d\": %.1f", batch, batch * flags.steps / Seconds(begin));
+    (void)engine.TakeParts();
+    int position = flags.context;
+    const double seconds = MeanSeconds(flags.steps, [&] { engine.Step(0, batch, ++position, 1); });
+    const Parts parts = engine.TakeParts();
+    std::printf(", \"decode_%d\": %.1f", batch, batch / seconds);
+    std::printf(", \"decode_%d_ms\": {\"attention\": %.2f, \"experts\": %.2f, \"head\": %.2f}",
+                batch, 1e3 * parts.attention / flags.steps, 1e3 * parts.experts / flags.steps,
+                1e3 * parts.head / flags.steps);
   }
   std::printf(", \"checksum\": %.3f}\n", engine.checksum());
+  engine.End();
 }
 
 }  // namespace
@@ -194,6 +334,8 @@ int main(int argc, char** argv) {
   CLI::App app{"Prefill and decode speed of the CPU engine"};
   app.add_option("--model", flags.model)->required();
   app.add_option("--layers", flags.layers)->check(CLI::Range(1, 64))->capture_default_str();
+  app.add_option("--ranks", flags.ranks)->check(CLI::Range(1, 64))->capture_default_str();
+  app.add_option("--repeats", flags.repeats)->check(CLI::Range(1, 99))->capture_default_str();
   app.add_option("--threads", flags.threads)->capture_default_str();
   app.add_option("--context", flags.context)->check(CLI::Range(1, 512))->capture_default_str();
   app.add_option("--steps", flags.steps)->capture_default_str();
