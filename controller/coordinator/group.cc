@@ -248,7 +248,7 @@ void Group::OnHello(uint64_t session, const v1::Hello& hello) {
   }
   const bool known = s.member.has_value();
   if (!known) {
-    s.member.emplace();
+    s.member.emplace(Member());
     s.member->progress_at = now_;
     s.refusal.clear();
   } else if (s.member->session != 0) {

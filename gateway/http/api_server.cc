@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "gateway/http/group_status.h"
@@ -218,34 +219,35 @@ std::optional<ApiError> ApiServer::BuildJob(Route route, const httplib::Request&
     absl::MutexLock lock(&mutex_, absl::Condition(&has_place));
     ++num_large_bodies_;
   }
-  std::optional<ApiError> error;
-  {
-    std::string body;
-    reader([&body](const char* data, size_t size) {
-      body.append(data, size);
-      return true;
-    });
-    ParseLimits limits = options_.parse;
-    limits.vocab_size = static_cast<int32_t>(context.welcome.vocab_size());
-    if (route == Route::kChatCompletions) {
-      ChatRequest parsed;
-      error = ParseChatRequest(body, limits, &parsed);
-      body = std::string();
-      if (!error.has_value()) {
-        error = BuildChatJob(std::move(parsed), context, job);
-      }
-    } else {
-      CompletionRequest parsed;
-      error = ParseCompletionRequest(body, limits, &parsed);
-      body = std::string();
-      if (!error.has_value()) {
-        error = BuildCompletionJob(std::move(parsed), context, job);
-      }
+  // Also when something below throws.
+  const absl::Cleanup give_place_back = [this, large] {
+    if (large) {
+      absl::MutexLock lock(&mutex_);
+      --num_large_bodies_;
     }
-  }
-  if (large) {
-    absl::MutexLock lock(&mutex_);
-    --num_large_bodies_;
+  };
+  std::string body;
+  reader([&body](const char* data, size_t size) {
+    body.append(data, size);
+    return true;
+  });
+  ParseLimits limits = options_.parse;
+  limits.vocab_size = static_cast<int32_t>(context.welcome.vocab_size());
+  std::optional<ApiError> error;
+  if (route == Route::kChatCompletions) {
+    ChatRequest parsed;
+    error = ParseChatRequest(body, limits, &parsed);
+    body = std::string();
+    if (!error.has_value()) {
+      error = BuildChatJob(std::move(parsed), context, job);
+    }
+  } else {
+    CompletionRequest parsed;
+    error = ParseCompletionRequest(body, limits, &parsed);
+    body = std::string();
+    if (!error.has_value()) {
+      error = BuildCompletionJob(std::move(parsed), context, job);
+    }
   }
   return error;
 }
@@ -262,15 +264,16 @@ void ApiServer::AnswerPost(const httplib::Request& request, httplib::Response& r
     SetError(*error, response);
     return;
   }
-  answer->run.emplace(answer->job, *model_.tokenizer, generator_, metrics_, options_.run);
-  error = answer->run->Begin(request.is_connection_closed);
+  Run& run =
+      answer->run.emplace(answer->job, *model_.tokenizer, generator_, metrics_, options_.run);
+  error = run.Begin(request.is_connection_closed);
   if (!error.has_value() && answer->job.streaming.stream) {
     Stream(request, response, answer);
     return;
   }
   std::string json;
   if (!error.has_value()) {
-    error = answer->run->Finish(request.is_connection_closed, &json);
+    error = run.Finish(request.is_connection_closed, &json);
   }
   if (error.has_value()) {
     SetError(*error, response);
@@ -286,7 +289,13 @@ void ApiServer::Stream(const httplib::Request& request, httplib::Response& respo
   auto provider = [answer = std::move(answer), closed = request.is_connection_closed](
                       size_t /*offset*/, httplib::DataSink& sink) {
     std::string events;
-    const bool more = answer->run->NextEvents(closed, &events);
+    bool more = false;
+    // The library catches what a handler throws, but not what a provider of content does.
+    try {
+      more = answer->run->NextEvents(closed, &events);
+    } catch (...) {
+      events += SseError(InternalError());
+    }
     if (!events.empty() && !sink.write(events.data(), events.size())) {
       return false;
     }

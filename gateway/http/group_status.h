@@ -1,6 +1,6 @@
 // The group as JSON, for /moe/status.
 //
-// Tested by tests/gateway/http/group_status_test.cc.
+// Tested by tests/gateway/http/api_server_test.cc.
 #ifndef MOE_GATEWAY_HTTP_GROUP_STATUS_H_
 #define MOE_GATEWAY_HTTP_GROUP_STATUS_H_
 

@@ -90,6 +90,20 @@ const char* ReasonPhrase(int status) {
   }
 }
 
+// The library decodes "%0D%0A" in the values of headers and adds headers of its own; what handlers
+// see is what the client sent.
+void KeepAsSent(const RequestHead& head, httplib::Request& request) {
+  constexpr char kLength[] = "Content-Length";  // of the body as it was read
+  httplib::Headers headers;
+  headers.emplace(kLength, request.get_header_value(kLength));
+  for (const auto& [name, value] : head.headers) {
+    if (!absl::EqualsIgnoreCase(name, kLength) && request.has_header(name)) {
+      headers.emplace(name, value);
+    }
+  }
+  request.headers = std::move(headers);
+}
+
 }  // namespace
 
 HttpServer::HttpServer(HttpServerOptions options, Handlers handlers)
@@ -186,16 +200,24 @@ bool HttpServer::Serve(std::unique_ptr<Connection>& connection) {
 }
 
 void HttpServer::Answer(std::unique_ptr<Connection> connection, absl::Duration write_timeout) {
+  const RequestHead head = connection->head();  // the connection's next one may replace it
   // A stream to an HTTP/1.0 client ends with its connection.
-  const bool close_asked = connection->head().http_1_0 ||
-                           absl::EqualsIgnoreCase(connection->head().Header("Connection"), "close");
+  const bool close_asked =
+      head.http_1_0 || absl::EqualsIgnoreCase(head.Header("Connection"), "close");
   std::string request = connection->TakeRequest();
   SocketStream stream(connection->fd(), std::move(request), write_timeout,
                       [&connection] { connection->ReleaseMemory(); });
   const bool must_close = connection->must_close() || close_asked;
   bool closed = false;
-  const bool answered =
-      process_request(stream, "", 0, "", 0, /*close_connection=*/must_close, closed, nullptr);
+  bool answered = false;
+  // The library catches what handlers throw, but not what it throws itself while it writes. That
+  // costs this client its connection and nobody else anything.
+  try {
+    answered = process_request(stream, "", 0, "", 0, /*close_connection=*/must_close, closed,
+                               [&head](httplib::Request& parsed) { KeepAsSent(head, parsed); });
+  } catch (...) {
+    handlers_.on_answer(head.target, 500);
+  }
   const bool keep = answered && !closed && !must_close && !stream.failed() && stream.status() < 400;
   loop_->Return(std::move(connection), keep);
 }

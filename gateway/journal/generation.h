@@ -41,7 +41,8 @@ class Generation {
 
 // What is known of the engine. A copy, taken under a lock.
 struct EngineView {
-  bool serving = false;               // a leader is connected and spoke within the last 3 seconds
+  // A leader is connected and spoke within the last 3 seconds, and its group is not between epochs.
+  bool serving = false;
   std::string reason;                 // why not, for people
   engine::v1::Welcome welcome;        // of the last leader
   engine::v1::EngineStats stats;      // the last received

@@ -357,7 +357,11 @@ std::string Journal::WhyNotServing() const {
 EngineView Journal::view() const {
   absl::MutexLock lock(&mutex_);
   EngineView view;
-  view.serving = connected_ && !stopping_ && options_.now() - last_heard_ <= options_.silence;
+  // A leader that waits for the next epoch speaks, but computes nothing.
+  const bool between_epochs =
+      group_.phase() == GroupState::RECOVERING || group_.phase() == GroupState::FAILED;
+  view.serving = connected_ && !stopping_ && !between_epochs &&
+                 options_.now() - last_heard_ <= options_.silence;
   if (!view.serving) {
     view.reason = WhyNotServing();
   }

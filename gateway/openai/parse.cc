@@ -220,7 +220,8 @@ void ReadSampling(const ParseLimits& limits, int64_t min_max_tokens, FieldReader
   fields.Number("min_p", 0, 1, false, &sampling->min_p);
   fields.Number("frequency_penalty", -2, 2, false, &sampling->frequency_penalty);
   fields.Number("presence_penalty", -2, 2, false, &sampling->presence_penalty);
-  fields.Number("repetition_penalty", 0, 10, true, &sampling->repetition_penalty);
+  // Logits are divided by it: close to 0 it would make them infinite, and no token could be drawn.
+  fields.Number("repetition_penalty", 0.01, 10, false, &sampling->repetition_penalty);
   fields.Boolean("ignore_eos", &sampling->ignore_eos);
   ReadSeed(fields, sampling);
   ReadStop(limits, fields, sampling);

@@ -44,6 +44,9 @@ class StrictBuilder : public nlohmann::json_sax<Json> {
           absl::StrCat("The body holds the key '", Shortened(name), "' twice in one object.")));
     }
     member_ = &slot->second;
+    if (open_.size() == 1) {
+      field_ = name;
+    }
     return true;
   }
 
@@ -73,8 +76,11 @@ class StrictBuilder : public nlohmann::json_sax<Json> {
 
   bool Open(Json&& container) {
     if (open_.size() >= kMaxJsonDepth) {
+      // The field is known where the body is an object: what fails here may be a schema.
       return Fail(InvalidField(
-          "", absl::StrCat("The body is nested deeper than ", kMaxJsonDepth, " levels.")));
+          Shortened(field_),
+          absl::StrCat(field_.empty() ? "The body" : absl::StrCat("'", Shortened(field_), "'"),
+                       " is nested deeper than ", kMaxJsonDepth, " levels.")));
     }
     open_.push_back(Put(std::move(container)));
     return true;
@@ -95,6 +101,7 @@ class StrictBuilder : public nlohmann::json_sax<Json> {
   // innermost one.
   std::vector<Json*> open_;
   Json* member_ = nullptr;  // where the value of the last key goes
+  std::string field_;       // the last key of the outermost object
   std::optional<ApiError> error_;
 };
 

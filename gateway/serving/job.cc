@@ -153,6 +153,11 @@ std::optional<ApiError> BuildCompletionJob(CompletionRequest request, const JobC
   }
   const int64_t max_tokens = request.sampling.max_tokens.value_or(kDefaultCompletionTokens);
   job->prompt_only = max_tokens == 0;
+  if (!request.sampling.max_tokens.has_value() && request.sampling.min_tokens > max_tokens) {
+    return InvalidField("min_tokens", absl::StrCat("'min_tokens' (", request.sampling.min_tokens,
+                                                   ") is more than 'max_tokens', which is ",
+                                                   max_tokens, " when it is not given."));
+  }
 
   job->prompts.resize(request.prompts.size());
   for (size_t i = 0; i < request.prompts.size(); ++i) {

@@ -352,9 +352,11 @@ void Worker::HandleActivate(const Activate& activate) {
                                .owner = loaded_->owner.get(),
                                .stop = &epoch_over_,
                                .current_step = &current_step_};
+  service_->SetEpochRunning(true);
   const absl::Status status = loaded_->leader != nullptr
                                   ? engine::LeadEpoch(rank, loaded_->leader.get())
                                   : engine::FollowEpoch(rank);
+  service_->SetEpochRunning(false);
   metrics_->SetEpoch(0, nullptr);
   if (!absl::IsAborted(status)) {
     spdlog::error("epoch {} ends: {}", activate.epoch, std::string(status.message()));

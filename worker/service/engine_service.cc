@@ -71,6 +71,8 @@ void EngineService::SetLeader(Leader* leader, absl::string_view model_digest) {
 
 void EngineService::ClearLeader() { server_->streams.ClearLeader(); }
 
+void EngineService::SetEpochRunning(bool running) { server_->streams.SetEpochRunning(running); }
+
 int EngineService::num_streams() const { return server_->streams.num_streams(); }
 
 }  // namespace moe::engine

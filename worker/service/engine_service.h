@@ -27,7 +27,8 @@ struct EngineServiceOptions {
   absl::Duration stats_interval = absl::Seconds(1);
   // A stream that says nothing at first is closed after this.
   absl::Duration greeting_deadline = absl::Seconds(10);
-  // Stats stop when the engine thread made no call for so long: longer than the longest step.
+  // Stats stop when an epoch runs and the engine thread made no call for so long: longer than the
+  // longest step.
   absl::Duration engine_silence = absl::Seconds(15);
 };
 
@@ -54,6 +55,10 @@ class EngineService {
   // This rank leads no more: ends all streams with UNAVAILABLE. When it returns, the leader is not
   // used any more.
   void ClearLeader();
+
+  // Whether the engine thread is inside an epoch. Outside, it has nothing to call and waits for the
+  // controller, however long the next epoch takes: stats go on. Not running at first.
+  void SetEpochRunning(bool running);
 
   int num_streams() const;
 

@@ -214,6 +214,12 @@ void GatewayStreams::ClearLeader() {
   leader_ = nullptr;
 }
 
+void GatewayStreams::SetEpochRunning(bool running) {
+  const absl::MutexLock lock(&mutex_);
+  epoch_running_ = running;
+  last_engine_call_ = absl::Now();
+}
+
 void GatewayStreams::Shutdown() {
   const absl::MutexLock lock(&mutex_);
   shut_down_ = true;
@@ -283,7 +289,7 @@ bool GatewayStreams::EngineIsAlive(absl::Time now) {
     last_engine_calls_ = num_calls;
     last_engine_call_ = now;
   }
-  return now - last_engine_call_ <= options_.engine_silence;
+  return !epoch_running_ || now - last_engine_call_ <= options_.engine_silence;
 }
 
 void GatewayStreams::TickLoop() {

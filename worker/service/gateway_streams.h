@@ -36,6 +36,7 @@ class GatewayStreams final : public v1::Engine::CallbackService, public EventSin
   // See EngineService.
   void SetLeader(Leader* leader, absl::string_view model_digest);
   void ClearLeader();
+  void SetEpochRunning(bool running);
   // As ClearLeader, and refuses new streams for ever. Idempotent.
   void Shutdown();
 
@@ -53,7 +54,7 @@ class GatewayStreams final : public v1::Engine::CallbackService, public EventSin
 
   void TickLoop();
   void EndStreams(absl::string_view why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Whether the engine thread called its leader lately.
+  // Whether the engine thread called its leader lately, or has no epoch to call it in.
   bool EngineIsAlive(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const EngineServiceOptions options_;
@@ -62,6 +63,7 @@ class GatewayStreams final : public v1::Engine::CallbackService, public EventSin
   mutable absl::Mutex mutex_;
   Leader* leader_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::string model_digest_ ABSL_GUARDED_BY(mutex_);
+  bool epoch_running_ ABSL_GUARDED_BY(mutex_) = false;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t next_client_ ABSL_GUARDED_BY(mutex_) = 1;
   // Each lives until gRPC calls its OnDone.

@@ -164,7 +164,9 @@ class FakeRuntime : public runtime::Runtime {
   void StopAll(absl::Duration /*grace*/) override {
     absl::MutexLock lock(&mu_);
     stopped_ = true;
-    const auto none_left = [this] { return workers_.empty() && !ending_; };
+    const auto none_left = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+      return workers_.empty() && !ending_;
+    };
     mu_.Await(absl::Condition(&none_left));
   }
 
@@ -223,7 +225,7 @@ class FakeRuntime : public runtime::Runtime {
       }
       absl::MutexLock lock(&mu_);
       ending_ = false;
-      const auto wake = [this] { return done_; };
+      const auto wake = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return done_; };
       mu_.AwaitWithTimeout(absl::Condition(&wake), absl::Milliseconds(5));
     }
   }
@@ -274,7 +276,7 @@ class ServerTest : public ::testing::Test {
 
   bool WaitState(const std::function<bool(const v1::GroupState&)>& condition) {
     absl::MutexLock lock(&mu_);
-    const auto holds = [&] { return condition(state_); };
+    const auto holds = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return condition(state_); };
     return mu_.AwaitWithTimeout(absl::Condition(&holds), kPatience);
   }
   // Until an epoch above `epoch` is active and every worker runs it.

@@ -44,17 +44,16 @@ TEST(RequestReaderTest, RefusesWhatIsMalformedOrTooLarge) {
     hundred_and_one += "a: b\r\n";
   }
   const std::vector<Case> cases = {
-      {"input 1: a header line without an end", "GET / HTTP/1.1\r\nA: " + std::string(20000, 'a'),
-       431},
-      {"input 2: 10,000 headers", many_headers + "\r\n", 431},
+      {"a header line without an end", "GET / HTTP/1.1\r\nA: " + std::string(20000, 'a'), 431},
+      {"10,000 headers", many_headers + "\r\n", 431},
       {"more headers than are allowed, in few bytes", hundred_and_one + "\r\n", 431},
-      {"input 3: chunks that add up to more than the limit",
+      {"chunks that add up to more than the limit",
        Post("Transfer-Encoding: chunked\r\n", "20\r\n" + std::string(32, 'a') + "\r\n21\r\n" +
                                                   std::string(33, 'a') + "\r\n0\r\n\r\n"),
        413},
-      {"input 3: one chunk above the limit", Post("Transfer-Encoding: chunked\r\n", "41\r\n"), 413},
-      {"input 4: a chunk size of -2", Post("Transfer-Encoding: chunked\r\n", "-2\r\n"), 400},
-      {"input 4: a chunk size that overflows",
+      {"one chunk above the limit", Post("Transfer-Encoding: chunked\r\n", "41\r\n"), 413},
+      {"a chunk size of -2", Post("Transfer-Encoding: chunked\r\n", "-2\r\n"), 400},
+      {"a chunk size that overflows",
        Post("Transfer-Encoding: chunked\r\n", "fffffffffffffffff\r\n"), 400},
       {"a chunk size of 0x1", Post("Transfer-Encoding: chunked\r\n", "0x1\r\na\r\n0\r\n\r\n"), 400},
       {"a chunk size of +1", Post("Transfer-Encoding: chunked\r\n", "+1\r\na\r\n0\r\n\r\n"), 400},
@@ -64,9 +63,9 @@ TEST(RequestReaderTest, RefusesWhatIsMalformedOrTooLarge) {
        Post("Transfer-Encoding: chunked\r\n", "1;" + std::string(1000, 'x')), 400},
       {"an endless trailer",
        Post("Transfer-Encoding: chunked\r\n", "0\r\nA: " + std::string(10000, 'a')), 400},
-      {"input 5: Content-Length with Transfer-Encoding",
+      {"Content-Length with Transfer-Encoding",
        Post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), 400},
-      {"input 5: two lengths", Post("Content-Length: 3\r\nContent-Length: 4\r\n", "abcd"), 400},
+      {"two lengths", Post("Content-Length: 3\r\nContent-Length: 4\r\n", "abcd"), 400},
       {"two equal lengths", Post("Content-Length: 3\r\nContent-Length: 3\r\n", "abc"), 400},
       {"a list of lengths", Post("Content-Length: 3, 3\r\n", "abc"), 400},
       {"a negative length", Post("Content-Length: -1\r\n", ""), 400},
@@ -101,6 +100,17 @@ TEST(RequestReaderTest, RefusesWhatIsMalformedOrTooLarge) {
       EXPECT_TRUE(reader.must_close());
     }
   }
+}
+
+TEST(RequestReaderTest, AHeadMayHaveSixteenKibibytesAndNotOneMore) {
+  const std::string start = "GET / HTTP/1.1\r\nA: ";
+  RequestReader reader = MakeReader();
+  EXPECT_EQ(reader.Feed(start + std::string((16 << 10) - start.size(), 'a')), State::kHead);
+  EXPECT_EQ(reader.Feed("a"), State::kRejected);
+  EXPECT_EQ(reader.status(), 431);
+  RequestReader full = MakeReader();
+  EXPECT_EQ(full.Feed(start + std::string((16 << 10) - start.size() - 4, 'a') + "\r\n\r\n"),
+            State::kComplete);
 }
 
 TEST(RequestReaderTest, GivesOneLengthAndNoCodingHoweverTheBytesAreCut) {

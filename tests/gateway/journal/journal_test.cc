@@ -306,6 +306,30 @@ TEST_F(JournalTest, HealthFollowsTheLeadersVoice) {
   EXPECT_THAT(journal_->view().reason, ::testing::HasSubstr("recovering"));
 }
 
+TEST_F(JournalTest, BetweenTwoEpochsItIsRecoveringThoughTheLeaderSpeaks) {
+  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  EXPECT_THAT(Sent(), SizeIs(1));
+  GroupState group;
+  group.set_phase(GroupState::RECOVERING);
+  journal_->OnGroup(group);
+  EngineMessage stats;
+  stats.mutable_stats()->set_num_running(1);
+  for (int second = 0; second < 60; ++second) {
+    now_ += absl::Seconds(1);
+    journal_->OnMessage(stats);
+    EXPECT_FALSE(journal_->view().serving);
+    EXPECT_THAT(journal_->view().reason, ::testing::HasSubstr("recovering"));
+  }
+  auto later = Start({7});
+  EXPECT_THAT(Sent(), SizeIs(1)) << "requests are taken, and wait in the leader";
+  group.set_phase(GroupState::ACTIVE);
+  journal_->OnGroup(group);
+  EXPECT_TRUE(journal_->view().serving);
+  Token(2, 1, 0, 10, TokenEvent::STOP);
+  EXPECT_THAT(Take(*generation), ElementsAre(10)) << "nothing was submitted twice";
+}
+
 TEST_F(JournalTest, AFailedGroupAndAStopEndEverything) {
   ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();

@@ -19,6 +19,7 @@
 namespace moe::gateway {
 namespace {
 
+using ::testing::AllOf;
 using testing::BytesAsTokens;
 using ::testing::ElementsAre;
 using testing::FakeGenerator;
@@ -173,6 +174,13 @@ TEST_F(RunTest, StopStringsDoNotCountBeforeMinTokens) {
   const Json json = Whole(R"({"prompt": "hi", "stop": "x", "min_tokens": 2})");
   EXPECT_EQ(json["choices"][0]["text"], "xa");
   EXPECT_EQ(generator_.requests()[0].sampling.min_tokens(), 2U);
+}
+
+TEST_F(RunTest, MinTokensAboveTheDefaultOfMaxTokensIsRefused) {
+  const Json json = Whole(R"({"prompt": "hi", "min_tokens": 17})");
+  EXPECT_EQ(json["error"]["param"], "min_tokens");
+  EXPECT_THAT(json["error"]["message"].get<std::string>(), HasSubstr("16"));
+  EXPECT_FALSE(Whole(R"({"prompt": "hi", "min_tokens": 16})").contains("error"));
 }
 
 TEST_F(RunTest, IgnoreEosLeavesNoEndTokens) {
@@ -408,6 +416,30 @@ TEST(ServedModelTest, RefusesMalformedConfigAndNamesTheFileOnly) {
   ASSERT_FALSE(model.ok());
   EXPECT_THAT(std::string(model.status().message()), HasSubstr("generation_config.json"));
   EXPECT_FALSE(absl::StrContains(model.status().message(), dir.path()));
+}
+
+TEST(ServedModelTest, AnEndTokenNestedWithoutEndIsRefused) {
+  const testing::TinyModelDir dir;
+  std::ofstream(dir.path() + "/generation_config.json")
+      << R"({"eos_token_id": )" << std::string(500'000, '[') << std::string(500'000, ']') << "}";
+  const auto model = LoadServedModel(dir.path(), "m");
+  EXPECT_THAT(std::string(model.status().message()),
+              HasSubstr("generation_config.json: nested deeper"));
+}
+
+TEST(ServedModelTest, TheVocabularyMustReachEveryIdOfTheTokenizer) {
+  const testing::TinyModelDir dir;
+  const auto load = [&dir](const std::string& vocab_size) {
+    std::ofstream(dir.path() + "/config.json") << R"({"vocab_size": )" << vocab_size << "}";
+    return LoadServedModel(dir.path(), "m").status();
+  };
+  constexpr int kNumIds = testing::kTinyVocabSize - 1;
+  EXPECT_TRUE(load(std::to_string(kNumIds)).ok());
+  EXPECT_TRUE(load(std::to_string(kNumIds + 45)).ok());
+  const absl::Status status = load(std::to_string(kNumIds - 1));
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("config.json: vocab_size is "), HasSubstr("tokenizer.json has")));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "tests/gateway/testing/fake_generator.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <utility>
 
 #include "tests/gateway/testing/scripted_events.h"
@@ -42,6 +43,12 @@ class FakeGenerator::FakeGeneration : public Generation {
         }
         done_ = true;
         return parent_.fail_status_;
+      }
+      if (parent_.throw_after_ >= 0 && static_cast<int>(next_) >= parent_.throw_after_) {
+        if (!events.empty()) {
+          break;
+        }
+        throw std::runtime_error("broken at /srv/engine.cc of 10.0.0.7");
       }
       events.push_back(events_[next_++]);
     }
@@ -92,6 +99,11 @@ void FakeGenerator::FailAfter(int num_tokens, absl::Status status) {
   absl::MutexLock lock(&mutex_);
   fail_after_ = num_tokens;
   fail_status_ = std::move(status);
+}
+
+void FakeGenerator::ThrowAfter(int num_tokens) {
+  absl::MutexLock lock(&mutex_);
+  throw_after_ = num_tokens;
 }
 
 void FakeGenerator::SetEventError(const std::string& error) {
@@ -145,6 +157,9 @@ int FakeGenerator::max_seen_live() const {
 
 absl::StatusOr<std::unique_ptr<Generation>> FakeGenerator::Start(GenerationRequest request) {
   absl::MutexLock lock(&mutex_);
+  if (throw_after_ == 0) {
+    throw std::runtime_error("broken at /srv/engine.cc of 10.0.0.7");
+  }
   if (!start_status_.ok()) {
     return start_status_;
   }

@@ -25,6 +25,8 @@ class FakeGenerator : public Generator {
   void FailAfter(int num_tokens, absl::Status status);
   // A sequence's own failure, as a token event.
   void SetEventError(const std::string& error);
+  // As a bug would: throws after so many tokens, at Start for 0. -1 is never.
+  void ThrowAfter(int num_tokens);
   // Start itself fails.
   void SetStartStatus(absl::Status status);
   // At most so many at once; more fail with ResourceExhausted at Next.
@@ -49,6 +51,7 @@ class FakeGenerator : public Generator {
   std::vector<int32_t> answer_ ABSL_GUARDED_BY(mutex_);
   int piece_ ABSL_GUARDED_BY(mutex_) = 1;
   int fail_after_ ABSL_GUARDED_BY(mutex_) = -1;
+  int throw_after_ ABSL_GUARDED_BY(mutex_) = -1;
   absl::Status fail_status_ ABSL_GUARDED_BY(mutex_);
   std::string event_error_ ABSL_GUARDED_BY(mutex_);
   absl::Status start_status_ ABSL_GUARDED_BY(mutex_);

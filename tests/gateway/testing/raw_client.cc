@@ -63,6 +63,7 @@ std::string RawClient::ReceiveUntil(const std::string& end, absl::Duration patie
     }
     const ssize_t count = recv(fd_, buffer, sizeof(buffer), 0);
     if (count <= 0) {
+      ended_ = true;
       break;
     }
     received.append(buffer, static_cast<size_t>(count));

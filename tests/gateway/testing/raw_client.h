@@ -14,7 +14,7 @@ class RawClient {
   // Connects to 127.0.0.1.
   explicit RawClient(int port, int receive_buffer_bytes = 0);
   ~RawClient();
-  RawClient(RawClient&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  RawClient(RawClient&& other) noexcept : fd_(std::exchange(other.fd_, -1)), ended_(other.ended_) {}
   RawClient(const RawClient&) = delete;
   RawClient& operator=(const RawClient&) = delete;
 
@@ -26,11 +26,14 @@ class RawClient {
   // Until `end` is in what came, the other side closes, or nothing comes for `patience`.
   std::string ReceiveUntil(const std::string& end, absl::Duration patience = absl::Seconds(10));
   void Close();
+  // A receive saw that the other side has closed.
+  bool ended() const { return ended_; }
   // Closes with a reset instead of an orderly end.
   void Reset();
 
  private:
   int fd_ = -1;
+  bool ended_ = false;
 };
 
 // One request on a connection of its own; the whole answer.

@@ -78,7 +78,7 @@ class HandCoordinator : public Coordinator::Service {
   // Waits until the worker has said `count` messages other than heartbeats, and returns them.
   std::vector<WorkerMessage> WaitSaid(size_t count) {
     absl::MutexLock lock(&mu_);
-    const auto enough = [&] { return said_.size() >= count; };
+    const auto enough = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return said_.size() >= count; };
     EXPECT_TRUE(mu_.AwaitWithTimeout(absl::Condition(&enough), kPatience));
     return said_;
   }
@@ -135,7 +135,8 @@ class Recorder : public MembershipHandler {
   }
   std::vector<std::string> WaitFor(size_t count) {
     absl::MutexLock lock(&mu_);
-    const auto enough = [&] { return events_.size() >= count; };
+    const auto enough = [&]()
+                            ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return events_.size() >= count; };
     EXPECT_TRUE(mu_.AwaitWithTimeout(absl::Condition(&enough), kPatience));
     return events_;
   }

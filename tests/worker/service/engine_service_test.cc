@@ -320,6 +320,7 @@ TEST_F(EngineServiceTest, StatsEndWhenTheEngineThreadIsDead) {
   options_.engine_silence = absl::Milliseconds(50);
   Serve();
   Lead(3);
+  service_->SetEpochRunning(true);
   Gateway gateway(Connect());
   gateway.Greet();
   std::atomic<int> num_stats = 0;
@@ -339,6 +340,23 @@ TEST_F(EngineServiceTest, StatsEndWhenTheEngineThreadIsDead) {
   EXPECT_EQ(service_->num_streams(), 1);
   service_->ClearLeader();
   reader.join();
+}
+
+TEST_F(EngineServiceTest, StatsGoOnBetweenTwoEpochsHoweverLongThatTakes) {
+  options_.stats_interval = absl::Milliseconds(1);
+  options_.engine_silence = absl::Milliseconds(1);
+  Serve();
+  Lead(3);
+  service_->SetEpochRunning(true);
+  Gateway gateway(Connect());
+  gateway.Greet();
+  service_->SetEpochRunning(false);
+  engine_.reset();  // nobody calls the leader
+  EngineMessage message;
+  for (int i = 0; i < 50; ++i) {
+    ASSERT_TRUE(gateway.ReadAny(&message));
+    EXPECT_TRUE(message.has_stats());
+  }
 }
 
 TEST_F(EngineServiceTest, AGatewayThatDoesNotReadIsClosed) {
