@@ -6,14 +6,17 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "spdlog/spdlog.h"
+#include "worker/exchange/turns.h"
 
 namespace moe::worker {
 namespace {
 
 using exchange::SharedMemoryGroup;
 
-// Ranks of one machine share its cores, so only a rank that is alone may spin.
+// Ranks of one machine share its cores, so only a rank that is alone may spin in the exchange.
 constexpr absl::Duration kLoneRankSpin = absl::Microseconds(50);
+// Between the loops of an attention stage, whose threads together are no more than the cores.
+constexpr int kAttentionSpinMicroseconds = 50;
 
 absl::StatusOr<exchange::GroupShape> MakeShape(const coordinator::v1::GroupSpec& spec,
                                                const model::ModelConfig& config) {
@@ -64,7 +67,7 @@ bool SameProcess(const membership::EpochMember& a, const membership::EpochMember
 }  // namespace
 
 Worker::Worker(const WorkerOptions& options, engine::EngineService* service, WorkerMetrics* metrics)
-    : options_(options), service_(service), metrics_(metrics) {}
+    : options_(options), service_(service), metrics_(metrics), cores_(exchange::AllowedCores()) {}
 
 Worker::~Worker() {
   {
@@ -226,11 +229,12 @@ absl::Status Worker::BuildRank(Loaded* loaded) {
   const model::ModelConfig& config = loaded->checkpoint->config();
   const model::ModelWeights& weights = loaded->checkpoint->weights();
   const coordinator::v1::EngineLimits& limits = loaded->spec.limits();
-  const bool alone = loaded->shape.num_ranks == 1;
   loaded->pool = std::make_unique<kernels::ThreadPool>(kernels::ThreadPool::Options{
       .num_threads =
           loaded->has_attention() ? std::max(1, static_cast<int>(limits.attention_threads())) : 1,
-      .spin_microseconds = alone ? 50 : 0});
+      // Every replicated rank attends, each with one thread: they outnumber the cores.
+      .spin_microseconds =
+          loaded->replicated() && loaded->shape.num_ranks > 1 ? 0 : kAttentionSpinMicroseconds});
   const kernels::Context context{.level = options_.cpu_level, .pool = loaded->pool.get()};
   loaded->experts = std::make_unique<model::RankExperts>(
       config, weights, ExpertsOfRank(loaded->shape, loaded->slot), context);
@@ -409,6 +413,7 @@ exchange::SharedMemoryOptions Worker::ExchangeOptions() const {
   exchange::SharedMemoryOptions options;
   if (deadline > 0) options.step_deadline = absl::Seconds(deadline);
   if (loaded_->shape.num_ranks == 1) options.spin = kLoneRankSpin;
+  if (loaded_->shape.num_ranks > static_cast<int>(cores_.size())) options.cores = cores_;
   return options;
 }
 

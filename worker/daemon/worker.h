@@ -126,6 +126,8 @@ class Worker : public membership::MembershipHandler {
   const WorkerOptions options_;
   engine::EngineService* const service_;
   WorkerMetrics* const metrics_;
+  // Those of the process, before an exchange places its threads.
+  const std::vector<int> cores_;
   membership::Membership* membership_ = nullptr;
   std::thread engine_thread_;
 

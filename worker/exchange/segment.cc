@@ -23,8 +23,8 @@ namespace moe::exchange {
 namespace {
 
 constexpr char kMemfdName[] = "moe-exchange";
-constexpr absl::string_view kBootstrapTag = "moe-shm-1";
-constexpr uint64_t kMagic = 0x314d48532d454f4d;  // "MOE-SHM1"
+constexpr absl::string_view kBootstrapTag = "moe-shm-2";
+constexpr uint64_t kMagic = 0x324d48532d454f4d;  // "MOE-SHM2"
 constexpr size_t kSecretBytes = 16;
 constexpr size_t kLineBytes = 64;
 constexpr size_t kPageBytes = 4096;
@@ -227,11 +227,13 @@ SegmentLayout SegmentLayout::Of(const GroupShape& shape) {
   layout.plan_taken = place(8 * num_ranks, kLineBytes);
   layout.awaited = place(8 * mask_words, kLineBytes);
   layout.result_heads = place(sizeof(ResultHead) * num_ranks, kLineBytes);
+  layout.seats = place(sizeof(Seat) * num_ranks, kLineBytes);
 
   const size_t head_end = end;
   end = 0;
   place(8 * mask_words, kLineBytes);  // unanswered
   layout.owner_requests = place(sizeof(Request) * num_ranks, kLineBytes);
+  layout.owner_turns = place(sizeof(TurnHead) + 4 * num_ranks, kLineBytes);
   layout.owner_pairs = place(sizeof(RoutedRow) * num_pairs, kLineBytes);
   layout.owner_rows = place(row_bytes * shape.max_rows, kPageBytes);
   layout.owner_results = place(row_bytes * num_pairs, kPageBytes);

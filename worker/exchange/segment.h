@@ -19,6 +19,7 @@
 #include "kernels/bf16.h"
 #include "worker/exchange/doorbell.h"
 #include "worker/exchange/exchange.h"
+#include "worker/exchange/turns.h"
 
 namespace moe::exchange {
 
@@ -71,9 +72,11 @@ struct SegmentLayout {
   size_t plan_taken = 0;      // [N] word: number of the last plan that the rank has copied
   size_t awaited = 0;         // [W] word, bit per rank: results that the leader waits for
   size_t result_heads = 0;    // [N] ResultHead
+  size_t seats = 0;           // [N] Seat
   size_t owners = 0;          // [A, owner_stride]
   size_t owner_stride = 0;
   size_t owner_requests = 0;  // in an owner: [N] Request (before it: [W] word, unanswered ranks)
+  size_t owner_turns = 0;     // in an owner: TurnHead, [N] int32
   size_t owner_pairs = 0;     // in an owner: [max_rows * top_k] RoutedRow
   size_t owner_rows = 0;      // in an owner: [max_rows, hidden] bf16
   size_t owner_results = 0;   // in an owner: [max_rows, top_k, hidden] bf16
@@ -129,6 +132,11 @@ class Segment {
   Request& request(int owner, int rank) const {
     return At<Request>(OwnerAt(owner) + layout_.owner_requests)[rank];
   }
+  Seat* seats() const { return At<Seat>(layout_.seats); }
+  TurnHead* turn_head(int owner) const {
+    return At<TurnHead>(OwnerAt(owner) + layout_.owner_turns);
+  }
+  int32_t* turn_order(int owner) const { return reinterpret_cast<int32_t*>(turn_head(owner) + 1); }
   RoutedRow* pairs(int owner) const { return At<RoutedRow>(OwnerAt(owner) + layout_.owner_pairs); }
   kernels::BFloat16* rows(int owner) const {
     return At<kernels::BFloat16>(OwnerAt(owner) + layout_.owner_rows);

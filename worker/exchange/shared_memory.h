@@ -11,6 +11,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "worker/exchange/exchange.h"
 
@@ -21,6 +22,10 @@ struct SharedMemoryOptions {
   absl::Duration join_deadline = absl::Seconds(10);
   // How long a waiting rank polls before it sleeps. 0 where ranks outnumber cores.
   absl::Duration spin = absl::ZeroDuration();
+  // The cores that the ranks share, where ranks outnumber them: ranks that own no rows are then run
+  // one per core and moved between these (turns.h). Empty: all are woken at once, and the kernel
+  // places them.
+  std::vector<int> cores = {};
 };
 
 // Both interfaces of one rank. Threads: Abort from any; all else from the rank's engine thread.

@@ -91,7 +91,7 @@ absl::Status RankGroup::SendCanaries(Clock::time_point deadline) {
         rows[size_t{1} * row * shape_.hidden + i] = CanaryValue(rank_, row, i);
       }
     }
-    Post(kCanaryStep, -1, parcels_);
+    Post(kCanaryStep, -1, parcels_, /*has_own_work=*/false);
     absl::Status status = WaitServing([this] { return AllAnswered(); }, deadline,
                                       [this] { NudgeUnanswered(); }, nullptr);
     if (absl::IsDeadlineExceeded(status)) {
@@ -127,6 +127,8 @@ absl::Status RankGroup::Connect() {
   if (aborted_.load(std::memory_order_acquire)) return AbortedStatus();
   if (phase_ != Phase::kNew) return absl::FailedPreconditionError("Connect was called before");
   phase_ = Phase::kConnecting;
+  // Owners run several threads and stay where the kernel puts them.
+  if (!options_.cores.empty() && !is_owner()) TakeSeat(&segment_->seats()[rank_], options_.cores);
   const Clock::time_point deadline = After(options_.join_deadline);
   Arrive();
   absl::Status status = WaitForAll(deadline, "did not join", nullptr);

@@ -1,6 +1,8 @@
 // Dispatch, Combine and serving. See shared_memory_group.h for who writes what.
 #include "worker/exchange/shared_memory_group.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -59,6 +61,12 @@ RankGroup::RankGroup(std::shared_ptr<Segment> segment, const GroupShape& shape, 
     rows_ = static_cast<kernels::BFloat16*>(private_rows_.get());
   } else if (is_owner()) {
     rows_ = segment_->rows(rank);
+    // Owners divide the cores, and have at least one each.
+    const int num_cores = static_cast<int>(options.cores.size());
+    const int share = std::max(1, num_cores / shape.num_attention_ranks);
+    for (int i = 0; i < share && num_cores > 0; ++i) {
+      own_cores_.push_back(options.cores[(rank * share + i) % num_cores]);
+    }
   }
 }
 
@@ -176,6 +184,8 @@ absl::Status RankGroup::Serve(int owner, uint64_t number) {
     if (absl::Status status = CheckWork(owner, request); !status.ok()) return status;
     experts_->Run(request.layer, serving_pairs_, segment_->rows(owner), segment_->results(owner));
   }
+  // Before the answer: after the last one the owner may set the order of its next layer.
+  TurnsOf(owner).WakeNext();
   Answer(owner);
   return absl::OkStatus();
 }
@@ -245,21 +255,49 @@ void RankGroup::Answer(int owner) {
 
 // ---- Asking other ranks
 
-void RankGroup::Post(uint64_t step, int layer, absl::Span<const Parcel> parcels) {
+Turns RankGroup::TurnsOf(int owner) const {
+  return {segment_->turn_head(owner), segment_->turn_order(owner), segment_->seats(),
+          shape_.num_ranks, &bells_};
+}
+
+absl::Span<const int> RankGroup::FirstCores(bool has_own_work) {
+  const int here = sched_getcpu();
+  std::stable_partition(own_cores_.begin(), own_cores_.end(),
+                        [here](int core) { return core != here; });
+  return absl::MakeConstSpan(own_cores_).first(own_cores_.size() - (has_own_work ? 1 : 0));
+}
+
+void RankGroup::Post(uint64_t step, int layer, absl::Span<const Parcel> parcels,
+                     bool has_own_work) {
   std::fill(asked_.begin(), asked_.end(), 0);
-  std::fill(ring_masks_.begin(), ring_masks_.end(), 0);
   for (const Parcel& parcel : parcels) {
     segment_->request(rank_, parcel.rank) = {step, layer, parcel.num_pairs, parcel.first_pair, 0};
     asked_[parcel.rank / 64] |= BitOf(parcel.rank);
-    Doorbells::AddRank(parcel.rank, absl::MakeSpan(ring_masks_));
   }
   // No rank answers before its request word below is advanced, which releases these.
   for (size_t i = 0; i < asked_.size(); ++i) {
     segment_->unanswered(rank_)[i].store(asked_[i], std::memory_order_relaxed);
   }
+  const auto publish = [this, parcels] {
+    for (const Parcel& parcel : parcels) {
+      segment_->requests(parcel.rank)[rank_].store(++num_asked_[parcel.rank],
+                                                   std::memory_order_release);
+    }
+  };
+  if (!own_cores_.empty()) {
+    // Long ones first, so that the cores finish together.
+    parcels_by_size_.assign(parcels.begin(), parcels.end());
+    std::stable_sort(parcels_by_size_.begin(), parcels_by_size_.end(),
+                     [](const Parcel& a, const Parcel& b) { return a.num_pairs > b.num_pairs; });
+    turns_.clear();
+    for (const Parcel& parcel : parcels_by_size_) turns_.push_back(parcel.rank);
+    TurnsOf(rank_).Start(turns_, FirstCores(has_own_work), publish);
+    return;
+  }
+  publish();
+  std::fill(ring_masks_.begin(), ring_masks_.end(), 0);
   for (const Parcel& parcel : parcels) {
-    segment_->requests(parcel.rank)[rank_].store(++num_asked_[parcel.rank],
-                                                 std::memory_order_release);
+    Doorbells::AddRank(parcel.rank, absl::MakeSpan(ring_masks_));
   }
   bells_.RingMany(ring_masks_);
 }
@@ -343,7 +381,7 @@ absl::Status RankGroup::Dispatch(uint64_t step, int layer, int num_rows,
       const int32_t count = router_.begin(rank + 1) - first;
       if (rank != rank_ && count > 0) parcels_.push_back({rank, first, count});
     }
-    Post(step, layer, parcels_);
+    Post(step, layer, parcels_, !router_.pairs_of(rank_).empty());
     Add(dispatch_bytes_, static_cast<uint64_t>(router_.num_rows_sent(rank_)) * shape_.hidden *
                              sizeof(kernels::BFloat16));
   }
@@ -358,7 +396,10 @@ absl::StatusOr<const kernels::BFloat16*> RankGroup::Combine() {
   kernels::BFloat16* results = shape_.replicated
                                    ? segment_->shared_results(static_cast<int>(num_dispatches_ % 2))
                                    : segment_->results(rank_);
-  if (!own.empty()) experts_->Run(dispatch_layer_, own, rows_, results);
+  if (!own.empty()) {
+    experts_->Run(dispatch_layer_, own, rows_, results);
+    if (!shape_.replicated) TurnsOf(rank_).WakeNext();
+  }
 
   absl::Status status;
   if (shape_.replicated) {

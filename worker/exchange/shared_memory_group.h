@@ -2,8 +2,8 @@
 //
 // Who writes what (all else is only read):
 //   owner      its rows, pair list, requests, unanswered words; the request words of other ranks
-//   any rank   its answers (result rows and its bit in the unanswered words) in owners' areas, its
-//              arrival, digest, plan_taken and result
+//   any rank   its answers (result rows and its bit in the unanswered words) and the next turn in
+//              owners' areas, its arrival, digest, plan_taken, result and seat
 //   leader     plan, plan_for words, awaited words (ranks clear their bits)
 // A word that announces something is stored with release after what it announces and loaded with
 // acquire before that is read; the doorbells only say "look again".
@@ -93,7 +93,11 @@ class RankGroup final : public SharedMemoryGroup {
   void Answer(int owner);
 
   // Asking other ranks.
-  void Post(uint64_t step, int layer, absl::Span<const Parcel> parcels);
+  // `has_own_work`: this rank is about to run experts for itself.
+  void Post(uint64_t step, int layer, absl::Span<const Parcel> parcels, bool has_own_work);
+  Turns TurnsOf(int owner) const;
+  // Where the first ranks of a layer run: this owner's share of the cores, this one last.
+  absl::Span<const int> FirstCores(bool has_own_work);
   bool AllAnswered() const;
   int FirstUnanswered() const;
   void NudgeUnanswered() const;
@@ -143,12 +147,15 @@ class RankGroup final : public SharedMemoryGroup {
   bool has_dispatched_ = false;
   uint64_t dispatch_step_ = 0;
   int dispatch_layer_ = 0;
-  uint64_t num_dispatches_ = 0;       // replicated: its parity chooses the buffer
-  uint64_t digest_ = 0;               // replicated: of the last Dispatch
-  std::vector<Parcel> parcels_;       // of the last Dispatch
-  std::vector<uint64_t> asked_;       // [W], bit per rank that has a parcel
-  std::vector<uint64_t> num_asked_;   // [num_ranks], value of the rank's request word for us
-  std::vector<uint32_t> ring_masks_;  // [NumBells], scratch
+  uint64_t num_dispatches_ = 0;          // replicated: its parity chooses the buffer
+  uint64_t digest_ = 0;                  // replicated: of the last Dispatch
+  std::vector<Parcel> parcels_;          // of the last Dispatch
+  std::vector<uint64_t> asked_;          // [W], bit per rank that has a parcel
+  std::vector<uint64_t> num_asked_;      // [num_ranks], value of the rank's request word for us
+  std::vector<uint32_t> ring_masks_;     // [NumBells], scratch
+  std::vector<int> own_cores_;           // an owner's share of the cores
+  std::vector<Parcel> parcels_by_size_;  // scratch
+  std::vector<int32_t> turns_;           // their ranks
 
   std::vector<uint64_t> num_served_;  // [num_mailboxes], last request word seen
   std::vector<uint64_t> served_step_;

@@ -1,12 +1,14 @@
-// Speed of the CPU engine: prefill and decode of an OLMoE-shaped model, in one process or with the
-// experts in --ranks processes (one attention rank, whose threads are --threads; the others run one
-// each, as under `moe serve`).
+// Speed of the CPU engine: prefill and decode of an OLMoE-shaped model in one process, and with
+// --ranks beside it with the experts in that many processes (one attention rank, whose threads are
+// --threads; the others run one each, as under `moe serve`).
 //
 //   engine_bench --model DIR [--ranks 64] [--threads N] [--context 128] [--steps 16]
 //                [--batches 1,8,32,64]
 //
 // A folder that does not exist is filled with random weights of OLMoE-1B-7B's shape and --layers
-// layers. Prints one JSON object with tokens per second.
+// layers. Prints one JSON object: tokens per second and milliseconds by part, medians over the
+// steps. The two engines take turns step by step, since a machine's memory is shared with strangers
+// and its speed changes from minute to minute.
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -28,6 +30,7 @@
 #include "kernels/thread_pool.h"
 #include "tests/worker/model/checkpoint_writer.h"
 #include "worker/exchange/shared_memory.h"
+#include "worker/exchange/turns.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/forward.h"
 
@@ -44,6 +47,7 @@ struct Flags {
   int steps = 16;
   int prompt = 512;
   std::vector<int> batches = {1, 8, 32, 64};
+  bool turns = true;
   std::string level = "auto";
 };
 
@@ -120,6 +124,14 @@ std::vector<int> ExpertsOf(const exchange::GroupShape& shape, int rank) {
   return experts;
 }
 
+exchange::SharedMemoryOptions ExchangeOptions(const Flags& flags, int num_ranks) {
+  exchange::SharedMemoryOptions options;
+  options.join_deadline = absl::Minutes(5);
+  std::vector<int> cores = exchange::AllowedCores();
+  if (flags.turns && num_ranks > static_cast<int>(cores.size())) options.cores = std::move(cores);
+  return options;
+}
+
 // A rank that only holds experts: serves its mailbox until the leader ends. Takes the leader's
 // bootstrap from `bootstrap_fd`.
 void RunExpertRank(const Flags& flags, int rank, int bootstrap_fd) {
@@ -139,7 +151,7 @@ void RunExpertRank(const Flags& flags, int rank, int bootstrap_fd) {
   const kernels::Context context{.level = Level(flags), .pool = &pool};
   model::RankExperts experts(checkpoint->config(), checkpoint->weights(), held, context);
   const auto group = OrDie(exchange::SharedMemoryGroup::Open(bootstrap, shape, 1, rank, &experts,
-                                                             {.join_deadline = absl::Minutes(5)}));
+                                                             ExchangeOptions(flags, flags.ranks)));
   OrDie(group->Connect());
   while (OrDie(group->ReceivePlan()).plan != kEnd) {
   }
@@ -196,13 +208,14 @@ struct Parts {
 
 class Engine {
  public:
-  Engine(const Flags& flags, ExpertRanks* others)
+  // `others`: the ranks beside this one, if any.
+  Engine(const Flags& flags, int num_ranks, ExpertRanks* others)
       : checkpoint_(OrDie(model::Checkpoint::Open(flags.model))),
         config_(checkpoint_->config()),
-        num_ranks_(flags.ranks),
-        pool_({.num_threads = flags.threads, .spin_microseconds = flags.ranks == 1 ? 50 : 0}) {
+        num_ranks_(num_ranks),
+        pool_({.num_threads = flags.threads, .spin_microseconds = 50}) {
     const kernels::Context context{.level = Level(flags), .pool = &pool_};
-    const exchange::GroupShape shape = Shape(config_, flags.ranks);
+    const exchange::GroupShape shape = Shape(config_, num_ranks);
     std::vector<int> experts = ExpertsOf(shape, 0);
     const auto tensors = OrDie(checkpoint_->SelectTensors(experts, /*attention=*/true));
     (void)OrDie(checkpoint_->Load(tensors, {}));
@@ -217,8 +230,8 @@ class Engine {
         config_, checkpoint_->weights(), cache_.get(),
         model::DecoderModel::Options{.max_rows = 512, .max_positions = 0}, context);
     group_ = OrDie(exchange::SharedMemoryGroup::Create(shape, 1, experts_.get(),
-                                                       {.join_deadline = absl::Minutes(5)}));
-    others->Start(group_->bootstrap());
+                                                       ExchangeOptions(flags, num_ranks)));
+    if (others != nullptr) others->Start(group_->bootstrap());
     OrDie(group_->Connect());
     tables_.resize(size_t(most) * blocks_per_sequence_);
     std::iota(tables_.begin(), tables_.end(), 0);
@@ -291,39 +304,98 @@ class Engine {
   Parts parts_;
 };
 
-// Seconds of one call, the mean over `repeats`.
-double MeanSeconds(int repeats, const std::function<void()>& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  for (int i = 0; i < repeats; ++i) work();
-  return Seconds(begin) / repeats;
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
+
+// The steps of one case.
+struct Samples {
+  std::vector<double> seconds;
+  std::vector<double> attention;
+  std::vector<double> experts;
+  std::vector<double> head;
+
+  void Step(Engine* engine, const std::function<void()>& step) {
+    (void)engine->TakeParts();
+    const auto begin = std::chrono::steady_clock::now();
+    step();
+    seconds.push_back(Seconds(begin));
+    const Parts parts = engine->TakeParts();
+    attention.push_back(parts.attention);
+    experts.push_back(parts.experts);
+    head.push_back(parts.head);
+  }
+};
+
+// What one engine reached, as members of a JSON object.
+class Report {
+ public:
+  void Add(const std::string& name, int num_tokens, const Samples& samples) {
+    char text[256];
+    std::snprintf(text, sizeof(text),
+                  "\"%s\": %.1f, \"%s_ms\": "
+                  "{\"total\": %.2f, \"attention\": %.2f, \"experts\": %.2f, \"head\": %.2f}, ",
+                  name.c_str(), num_tokens / Median(samples.seconds), name.c_str(),
+                  1e3 * Median(samples.seconds), 1e3 * Median(samples.attention),
+                  1e3 * Median(samples.experts), 1e3 * Median(samples.head));
+    text_ += text;
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+};
 
 void Run(const Flags& flags) {
   MakeModelIfAbsent(flags);
   ExpertRanks others(flags);
   const kernels::ScopedFlushDenormals flush_denormals;
-  Engine engine(flags, &others);
-  engine.Step(0, 1, 0, flags.prompt);  // warm-up
-  const double prefill = MeanSeconds(flags.repeats, [&] { engine.Step(0, 1, 0, flags.prompt); });
-  std::printf("{\"prefill_%d\": %.1f", flags.prompt, flags.prompt / prefill);
+  std::vector<std::unique_ptr<Engine>> engines;
+  engines.push_back(std::make_unique<Engine>(flags, 1, nullptr));
+  if (flags.ranks > 1) engines.push_back(std::make_unique<Engine>(flags, flags.ranks, &others));
+  std::vector<Report> reports(engines.size());
+
+  // One case: the same steps of every engine in turn, the first of which is not counted.
+  const auto measure = [&](const std::string& name, int num_tokens, int repeats,
+                           const std::function<void(Engine*, int repeat)>& step) {
+    std::vector<Samples> samples(engines.size());
+    for (int repeat = 0; repeat <= repeats; ++repeat) {
+      for (size_t i = 0; i < engines.size(); ++i) {
+        Samples ignored;
+        Samples& counted = repeat == 0 ? ignored : samples[i];
+        counted.Step(engines[i].get(), [&] { step(engines[i].get(), repeat); });
+      }
+    }
+    for (size_t i = 0; i < engines.size(); ++i) reports[i].Add(name, num_tokens, samples[i]);
+  };
+
+  measure("prefill_" + std::to_string(flags.prompt), flags.prompt, flags.repeats,
+          [&](Engine* engine, int) { engine->Step(0, 1, 0, flags.prompt); });
   const int most = *std::max_element(flags.batches.begin(), flags.batches.end());
   const int at_once = std::max(1, 512 / flags.context);
-  for (int first = 0; first < most; first += at_once) {
-    engine.Step(first, std::min(at_once, most - first), 0, flags.context);
+  for (const auto& engine : engines) {
+    for (int first = 0; first < most; first += at_once) {
+      engine->Step(first, std::min(at_once, most - first), 0, flags.context);
+    }
   }
   for (const int batch : flags.batches) {
-    engine.Step(0, batch, flags.context, 1);
-    (void)engine.TakeParts();
-    int position = flags.context;
-    const double seconds = MeanSeconds(flags.steps, [&] { engine.Step(0, batch, ++position, 1); });
-    const Parts parts = engine.TakeParts();
-    std::printf(", \"decode_%d\": %.1f", batch, batch / seconds);
-    std::printf(", \"decode_%d_ms\": {\"attention\": %.2f, \"experts\": %.2f, \"head\": %.2f}",
-                batch, 1e3 * parts.attention / flags.steps, 1e3 * parts.experts / flags.steps,
-                1e3 * parts.head / flags.steps);
+    measure("decode_" + std::to_string(batch), batch, flags.steps,
+            [&](Engine* engine, int step) { engine->Step(0, batch, flags.context + step, 1); });
   }
-  std::printf(", \"checksum\": %.3f}\n", engine.checksum());
-  engine.End();
+  for (const auto& engine : engines) {
+    if (engine->checksum() == engines[0]->checksum()) continue;
+    std::fprintf(stderr, "error: %d ranks computed other logits than one process\n", flags.ranks);
+    std::exit(1);
+  }
+  std::printf("{\"one_process\": {%s\"checksum\": %.3f}", reports[0].text().c_str(),
+              engines[0]->checksum());
+  if (engines.size() > 1) {
+    std::printf(", \"ranks\": {%s\"num_ranks\": %d}", reports[1].text().c_str(), flags.ranks);
+  }
+  std::printf("}\n");
+  for (const auto& engine : engines) engine->End();
 }
 
 }  // namespace
@@ -341,6 +413,7 @@ int main(int argc, char** argv) {
   app.add_option("--steps", flags.steps)->capture_default_str();
   app.add_option("--prompt", flags.prompt)->check(CLI::Range(1, 512))->capture_default_str();
   app.add_option("--batches", flags.batches)->delimiter(',')->capture_default_str();
+  app.add_flag("!--no-turns", flags.turns, "wake all ranks of a layer at once");
   app.add_option("--level", flags.level)->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   moe::Run(flags);

@@ -132,6 +132,28 @@ TEST(SharedMemoryDeadlineTest, CombineNamesTheRankThatDoesNotServe) {
   });
 }
 
+// The stopped rank keeps its core's turn, and the ranks after it wake all the same.
+TEST(SharedMemoryDeadlineTest, CombineNamesTheRankThatKeepsItsTurn) {
+  const GroupShape shape = SmallShape(9, 1);
+  SharedMemoryOptions options = kShortDeadline;
+  options.cores = {AllowedCores()[0]};
+  ThreadGroup threads(shape, options);
+  threads.ConnectAll();
+  const std::vector<int32_t> ids = AllExperts(shape);
+  threads.RunAll([&](int rank, SharedMemoryGroup& group) {
+    if (rank == 1) return;
+    if (rank != 0) {
+      EXPECT_EQ(group.ReceivePlan().status().code(), absl::StatusCode::kAborted);
+      return;
+    }
+    ASSERT_TRUE(group.SendPlan(1, "", {}).ok());
+    ASSERT_TRUE(group.Dispatch(1, 0, shape.max_rows, ids.data()).ok());
+    EXPECT_EQ(group.Combine().status().code(), absl::StatusCode::kDeadlineExceeded);
+    EXPECT_EQ(group.suspect(), 1);
+    for (int other = 2; other < shape.num_ranks; ++other) threads.ranks[other]->Abort("done");
+  });
+}
+
 TEST(SharedMemoryDeadlineTest, ReplicatedCombineNamesTheRankThatDoesNotArrive) {
   GroupShape shape = SmallShape(4, 1);
   shape.replicated = true;

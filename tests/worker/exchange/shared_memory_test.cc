@@ -145,6 +145,21 @@ TEST(SharedMemoryTest, SpinningRanksGiveTheReferenceResults) {
   RunSteps(threads, 5, 12);
 }
 
+TEST(SharedMemoryTest, RanksThatTakeTurnsGiveTheReferenceResults) {
+  std::mt19937 random(14);
+  for (const int num_owners : {1, 2, 8, 64}) {
+    // Core 1000 is on no machine of these tests: ranks then stay where they are.
+    for (const std::vector<int>& cores :
+         {AllowedCores(), {AllowedCores()[0]}, {1000, 1001, 1002}}) {
+      SCOPED_TRACE(absl::StrCat(num_owners, " owners on ", cores.size(), " cores"));
+      SharedMemoryOptions options = kPatient;
+      options.cores = cores;
+      ThreadGroup threads(RandomShape(64, num_owners, random), options);
+      RunSteps(threads, 3, static_cast<uint32_t>(random()));
+    }
+  }
+}
+
 TEST(SharedMemoryTest, OneRankRunsAllExpertsInOneCallAndNeedsNoPlan) {
   GroupShape shape = SmallShape(1, 1);
   shape.num_experts = 6;
