@@ -59,7 +59,7 @@ absl::StatusOr<Record> ReadFile(const std::string& path) {
     const ssize_t n = read(fd, text.data() + size, text.size() - size);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) {
-      const absl::Status status = ErrnoStatus("cannot read", path);
+      absl::Status status = ErrnoStatus("cannot read", path);
       close(fd);
       return status;
     }
@@ -95,7 +95,7 @@ absl::StatusOr<std::unique_ptr<EpochStore>> EpochStore::Open(const std::string& 
   const int lock_fd = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (lock_fd < 0) return ErrnoStatus("cannot open", lock_path);
   if (flock(lock_fd, LOCK_EX | LOCK_NB) != 0) {
-    const absl::Status status =
+    absl::Status status =
         errno == EWOULDBLOCK
             ? absl::FailedPreconditionError(absl::StrCat("another controller uses ", path))
             : ErrnoStatus("cannot lock", lock_path);

@@ -78,6 +78,7 @@ absl::Status MakePipe(Fd* read_end, Fd* write_end) {
 absl::StatusOr<SpawnedProcess> Spawn(const std::vector<std::string>& arguments) {
   if (arguments.empty()) return absl::InvalidArgumentError("no program to run");
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
 
@@ -110,7 +111,7 @@ absl::StatusOr<SpawnedProcess> Spawn(const std::vector<std::string>& arguments) 
   }
   const int pidfd = pidfd_open(pid, 0);
   if (pidfd < 0) {
-    const absl::Status status = absl::ErrnoToStatus(errno, "pidfd_open");
+    absl::Status status = absl::ErrnoToStatus(errno, "pidfd_open");
     kill(pid, SIGKILL);
     while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
     }

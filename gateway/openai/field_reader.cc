@@ -51,7 +51,7 @@ void FieldReader::Integer(absl::string_view name, int64_t min, int64_t max,
     Fail(name, absl::StrCat("'", prefix_, name, "' must be from ", min, " to ", max, ", not ",
                             *number, "."));
   } else {
-    *out = *number;
+    *out = number;
   }
 }
 

@@ -61,7 +61,8 @@ bool AsksForNothing(absl::string_view name, const Json& value) {
   if (name == "modalities") {
     return value == Json::array({"text"});
   }
-  return value == false || value == "" ||
+  // Json::empty() does not look into a text.
+  return value == false || (value.is_string() && value.get_ref<const std::string&>().empty()) ||
          ((value.is_array() || value.is_object()) && value.empty());
 }
 

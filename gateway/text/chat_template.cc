@@ -128,6 +128,7 @@ absl::StatusOr<GuardedText> ChatTemplate::RenderFor(const Tokenizer* tokenizer,
                      .has_name = message.name.has_value()});
   }
   std::vector<MoeTextVariable> variables;
+  variables.reserve(special_tokens_.size());
   for (const auto& [name, text] : special_tokens_) {
     variables.push_back(StringVariable(name, text, /*from_user=*/false));
   }

@@ -6,14 +6,12 @@
 //
 // Rules for every function that returns int32_t:
 //  - The result is the number of an absl::StatusCode; 0 is success. On failure `*error` holds a
-//  message in UTF-8, to be
-//    released with moe_text_bytes_free, and no other output is written.
+//    message in UTF-8, to be released with moe_text_bytes_free, and no other output is written.
 //  - A panic of the Rust code is caught and returned as INTERNAL (13).
 //  - Inputs are borrowed for the call. Text need not be valid UTF-8 (it is checked) nor end with a
-//  zero.
+//    zero.
 //  - Tokenizers and templates may be used by any number of threads at once, except while being
-//  freed. A stream belongs
-//    to one thread at a time; it keeps its tokenizer alive by itself.
+//    freed. A stream belongs to one thread at a time; it keeps its tokenizer alive by itself.
 #ifndef GATEWAY_TEXT_MOE_TEXT_H_
 #define GATEWAY_TEXT_MOE_TEXT_H_
 
@@ -97,6 +95,7 @@ typedef struct MoeTextMessage {
 } MoeTextMessage;
 
 // A variable of a template: `kind` says which of the values counts.
+// NOLINTNEXTLINE(readability-identifier-naming): names of C.
 enum { MOE_TEXT_STRING = 0, MOE_TEXT_BOOL = 1, MOE_TEXT_INT = 2, MOE_TEXT_DOUBLE = 3 };
 typedef struct MoeTextVariable {
   MoeTextView name;

@@ -2,11 +2,10 @@
 // and each that has finished wakes the next one on its own core.
 //
 // Waking all of them leaves it to the kernel to spread dozens of short tasks over few cores, and
-// what it does about an uneven spread comes milliseconds late (docs/benchmarks.md has both ways side
-// by side). Here a core takes the next rank when it is free, so none is idle before the last turn
-// was taken. It is about speed only: a rank that is rung out of turn, or
-// twice, does its work then, and a wake-up that gets lost with a rank that dies is healed by the
-// nudge of whoever waits.
+// what it does about an uneven spread comes milliseconds late (docs/benchmarks.md has both ways
+// side by side). Here a core takes the next rank when it is free, so none is idle before the last
+// turn was taken. It is about speed only: a rank that is rung out of turn, or twice, does its work
+// then, and a wake-up that gets lost with a rank that dies is healed by the nudge of whoever waits.
 //
 // Tested by tests/worker/exchange/turns_test.cc.
 #ifndef MOE_WORKER_EXCHANGE_TURNS_H_
