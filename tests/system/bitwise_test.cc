@@ -150,6 +150,22 @@ TEST_F(BitwiseTest, ReplicatedAttentionGivesTheSame) {
   }
 }
 
+TEST_F(BitwiseTest, TheTcpExchangeGivesTheSame) {
+  for (const auto& [num_ranks, num_attention_ranks] :
+       std::vector<std::pair<int, int>>{{2, 1}, {8, 1}, {8, 8}, {64, 1}}) {
+    ExpectBaseline(
+        {.num_ranks = num_ranks, .num_attention_ranks = num_attention_ranks, .tcp = true}, 64,
+        "TCP EP" + std::to_string(num_ranks) + " A" + std::to_string(num_attention_ranks));
+  }
+  ExpectBaseline({.num_ranks = 4, .num_attention_ranks = 4, .replicated = true, .tcp = true}, 16,
+                 "TCP replicated");
+}
+
+TEST_F(BitwiseTest, LosingRanksOverTcpChangesNothing) {
+  ExpectBaselineAfterLosing({.num_ranks = 8, .num_attention_ranks = 3, .tcp = true}, {5, 2},
+                            "rank lost over TCP");
+}
+
 TEST_F(BitwiseTest, EveryCpuLevelGivesTheSame) {
   for (const char* name : {"plain", "avx2", "avx512", "avx512_bf16"}) {
     const auto level = kernels::ParseCpuLevel(name);

@@ -44,6 +44,11 @@ InProcessGroup::~InProcessGroup() { EndEpoch(); }
 std::unique_ptr<InProcessGroup::Rank> InProcessGroup::MakeRank(int rank_idx) {
   const model::ModelConfig& config = checkpoint_->config();
   auto rank = std::make_unique<Rank>();
+  if (options_.tcp) {
+    auto listener = exchange::TcpListener::Start("127.0.0.1:0");
+    Require(listener.status(), "listener");
+    rank->listener = *std::move(listener);
+  }
   rank->pool = std::make_unique<kernels::ThreadPool>(kernels::ThreadPool::Options{
       .num_threads = HasAttention(rank_idx) ? options_.num_threads : 1, .spin_microseconds = 0});
   const kernels::Context context{.level = options_.level, .pool = rank->pool.get()};
@@ -86,18 +91,30 @@ std::unique_ptr<InProcessGroup::Rank> InProcessGroup::MakeRank(int rank_idx) {
   return rank;
 }
 
+absl::StatusOr<std::shared_ptr<exchange::EpochExchange>> InProcessGroup::MakeExchange(int rank) {
+  constexpr absl::Duration kDeadline = absl::Seconds(60);  // sanitizers are slow
+  model::RankExperts* const experts = ranks_[rank]->experts.get();
+  const std::string bootstrap = rank == 0 ? "" : ranks_[0]->group->bootstrap();
+  if (options_.tcp) {
+    exchange::TcpOptions options{.listener = ranks_[rank]->listener.get(),
+                                 .step_deadline = kDeadline,
+                                 .join_deadline = kDeadline};
+    for (const auto& other : ranks_) options.addresses.push_back(other->listener->address());
+    return rank == 0 ? exchange::TcpGroup::Create(shape_, epoch_, experts, options)
+                     : exchange::TcpGroup::Open(bootstrap, shape_, epoch_, rank, experts, options);
+  }
+  const exchange::SharedMemoryOptions options{.step_deadline = kDeadline,
+                                              .join_deadline = kDeadline};
+  return rank == 0
+             ? exchange::SharedMemoryGroup::Create(shape_, epoch_, experts, options)
+             : exchange::SharedMemoryGroup::Open(bootstrap, shape_, epoch_, rank, experts, options);
+}
+
 absl::Status InProcessGroup::ConnectAll() {
   ++epoch_;
   epoch_over_ = false;
-  exchange::SharedMemoryOptions exchange_options;
-  exchange_options.step_deadline = absl::Seconds(60);  // sanitizers are slow
-  exchange_options.join_deadline = absl::Seconds(60);
   for (size_t i = 0; i < ranks_.size(); ++i) {
-    auto group = i == 0 ? exchange::SharedMemoryGroup::Create(
-                              shape_, epoch_, ranks_[i]->experts.get(), exchange_options)
-                        : exchange::SharedMemoryGroup::Open(
-                              ranks_[0]->group->bootstrap(), shape_, epoch_, static_cast<int>(i),
-                              ranks_[i]->experts.get(), exchange_options);
+    auto group = MakeExchange(static_cast<int>(i));
     if (!group.ok()) return group.status();
     ranks_[i]->group = *std::move(group);
   }

@@ -1,4 +1,4 @@
-// A whole group in one process: one thread for each rank, over the real shared-memory exchange.
+// A whole group in one process: one thread for each rank, over the real exchange of either kind.
 // What the controller and membership do with processes is done here by hand.
 #ifndef MOE_TESTS_SYSTEM_IN_PROCESS_GROUP_H_
 #define MOE_TESTS_SYSTEM_IN_PROCESS_GROUP_H_
@@ -17,7 +17,9 @@
 #include "worker/engine/epoch_loop.h"
 #include "worker/engine/leader.h"
 #include "worker/engine/owner.h"
+#include "worker/exchange/exchange.h"
 #include "worker/exchange/shared_memory.h"
+#include "worker/exchange/tcp.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/forward.h"
 
@@ -27,6 +29,7 @@ struct GroupOptions {
   int num_ranks = 1;
   int num_attention_ranks = 1;
   bool replicated = false;
+  bool tcp = false;     // the exchange; else shared memory
   int num_threads = 1;  // of each attention rank
   kernels::CpuLevel level = kernels::DetectCpuLevel();
   int max_step_tokens = 512;
@@ -78,7 +81,8 @@ class InProcessGroup : public engine::EventSink {
     std::unique_ptr<engine::Owner> owner;
     std::unique_ptr<engine::Leader> leader;
     engine::StepTimes times;
-    std::shared_ptr<exchange::SharedMemoryGroup> group;
+    std::unique_ptr<exchange::TcpListener> listener;  // of the Tcp exchange
+    std::shared_ptr<exchange::EpochExchange> group;
     std::atomic<uint64_t> current_step{0};
     std::thread thread;
     absl::Status outcome;
@@ -88,6 +92,7 @@ class InProcessGroup : public engine::EventSink {
     return options_.replicated || rank < options_.num_attention_ranks;
   }
   std::unique_ptr<Rank> MakeRank(int rank);
+  absl::StatusOr<std::shared_ptr<exchange::EpochExchange>> MakeExchange(int rank);
   absl::Status ConnectAll();
 
   const model::Checkpoint* checkpoint_;

@@ -5,18 +5,26 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "CLI/CLI.hpp"
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "identity/credentials.h"
+#include "identity/enrollment.h"
 #include "kernels/context.h"
 #include "kernels/numerics.h"
 #include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
+#include "worker/daemon/inspect.h"
 #include "worker/daemon/metrics_server.h"
 #include "worker/daemon/worker.h"
 #include "worker/daemon/worker_metrics.h"
+#include "worker/exchange/tcp_listener.h"
 #include "worker/membership/membership.h"
 #include "worker/model/mapping_fault.h"
 #include "worker/service/engine_service.h"
@@ -24,14 +32,100 @@
 namespace {
 
 struct Flags {
+  bool inspect = false;
   std::string coordinator;
+  std::string group;
   std::string worker_id;
   int slot_hint = -1;
   std::string model;
   std::string weights;
   std::string engine_address;
+  std::string exchange_address;
   std::string metrics_address = "127.0.0.1:0";
+  std::string advertise_metrics;
   std::string kernel_level = "auto";
+  std::string token_file;
+  std::string ca_file;
+  std::string identity_dir;
+  bool finish_epoch = false;
+};
+
+void AddFlags(CLI::App* app, Flags* flags) {
+  app->add_flag("--inspect", flags->inspect,
+                "Print what the model is made of, as JSON, and end; needs --model alone");
+  app->add_option("--coordinator", flags->coordinator, "Address of the coordinator");
+  app->add_option("--group", flags->group,
+                  "Group that this process was started for: NAMESPACE/DEPLOYMENT/INDEX");
+  app->add_option("--worker-id", flags->worker_id, "Name of this worker");
+  app->add_option("--slot-hint", flags->slot_hint, "Rank that this process was started for");
+  app->add_option("--model", flags->model, "Folder of the model")->required();
+  app->add_option("--weights", flags->weights, "Converted weights to use instead of the folder's");
+  app->add_option("--engine-address", flags->engine_address,
+                  "Where gateways reach this rank when it leads");
+  app->add_option("--exchange-address", flags->exchange_address,
+                  "IP:PORT where ranks of other machines reach this one");
+  app->add_option("--metrics-address", flags->metrics_address, "HOST:PORT of GET /metrics")
+      ->capture_default_str();
+  app->add_option("--advertise-metrics", flags->advertise_metrics,
+                  "HOST:PORT where others reach it [the metrics address]");
+  app->add_flag("--finish-epoch", flags->finish_epoch,
+                "After SIGTERM, go on until the running epoch ends or the controller says so");
+  app->add_option("--kernel-level", flags->kernel_level, "auto, plain, avx2, avx512 or avx512_bf16")
+      ->capture_default_str();
+  CLI::Option* token = app->add_option("--token-file", flags->token_file,
+                                       "Service-account token that buys a certificate");
+  CLI::Option* ca =
+      app->add_option("--ca-file", flags->ca_file, "The coordinator's certificate authority");
+  CLI::Option* identity = app->add_option("--identity-dir", flags->identity_dir,
+                                          "Private folder in memory for key and certificate");
+  token->needs(ca)->needs(identity);
+  ca->needs(token);
+  identity->needs(token);
+  app->final_callback([flags] {
+    if (flags->inspect) return;
+    if (flags->coordinator.empty()) throw CLI::RequiredError("--coordinator");
+    if (flags->worker_id.empty()) throw CLI::RequiredError("--worker-id");
+    if (flags->engine_address.empty()) throw CLI::RequiredError("--engine-address");
+    if (!flags->token_file.empty() && flags->group.rfind('/') == std::string::npos) {
+      throw CLI::ValidationError("--group", "NAMESPACE/DEPLOYMENT/INDEX is needed with TLS");
+    }
+  });
+}
+
+// Waits for SIGTERM or SIGINT and calls what is to end then.
+class StopSignal {
+ public:
+  explicit StopSignal(int signal_fd) : thread_([this, signal_fd] { Wait(signal_fd); }) {}
+  // Sends the signal itself if none came.
+  ~StopSignal() {
+    OnStop([] {});
+    kill(getpid(), SIGTERM);
+    thread_.join();
+  }
+  StopSignal(const StopSignal&) = delete;
+  StopSignal& operator=(const StopSignal&) = delete;
+
+  // Called once, on another thread, or here if the signal has come; replaces what was set before.
+  void OnStop(std::function<void()> call) {
+    absl::MutexLock lock(&mu_);
+    call_ = std::move(call);
+    if (stopped_) call_();
+  }
+
+ private:
+  void Wait(int signal_fd) {
+    signalfd_siginfo info;
+    while (read(signal_fd, &info, sizeof(info)) != sizeof(info)) {
+    }
+    absl::MutexLock lock(&mu_);
+    stopped_ = true;
+    if (call_) call_();
+  }
+
+  absl::Mutex mu_;
+  std::function<void()> call_ ABSL_GUARDED_BY(mu_);
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  std::thread thread_;  // last: it uses the others
 };
 
 int Fail(const absl::Status& status) {
@@ -49,37 +143,69 @@ int Run(const Flags& flags, int stop_fd) {
   moe::worker::WorkerMetrics metrics;
   auto metrics_server = moe::worker::MetricsServer::Start(flags.metrics_address, &metrics);
   if (!metrics_server.ok()) return Fail(metrics_server.status());
+  std::unique_ptr<moe::identity::Enrollment> enrollment;
+  StopSignal stop(stop_fd);
+  if (!flags.token_file.empty()) {
+    auto started = moe::identity::Enrollment::Start({.coordinator = flags.coordinator,
+                                                     .token_file = flags.token_file,
+                                                     .ca_file = flags.ca_file,
+                                                     .identity_dir = flags.identity_dir});
+    if (!started.ok()) return Fail(started.status());
+    enrollment = *std::move(started);
+    stop.OnStop([&enrollment] { enrollment->Stop(); });
+    if (!enrollment->WaitForCertificate()) return 0;
+  }
+
   moe::engine::EngineServiceOptions service_options;
   service_options.address = flags.engine_address;
   service_options.numerics_id = std::string(moe::kernels::kNumericsId);
+  if (enrollment != nullptr) {
+    service_options.credentials = moe::identity::MakeServerCredentials(
+        enrollment->files(), moe::identity::PeerCertificate::kRequired);
+    service_options.deployment = flags.group.substr(0, flags.group.rfind('/'));
+  }
   auto service = moe::engine::EngineService::Start(service_options);
   if (!service.ok()) return Fail(service.status());
+  std::unique_ptr<moe::exchange::TcpListener> listener;
+  if (!flags.exchange_address.empty()) {
+    auto started = moe::exchange::TcpListener::Start(flags.exchange_address);
+    if (!started.ok()) return Fail(started.status());
+    listener = *std::move(started);
+  }
 
-  moe::worker::Worker worker(
-      {.model_dir = flags.model, .converted_weights_path = flags.weights, .cpu_level = level},
-      service->get(), &metrics);
+  moe::worker::Worker worker({.model_dir = flags.model,
+                              .converted_weights_path = flags.weights,
+                              .cpu_level = level,
+                              .exchange_listener = listener.get()},
+                             service->get(), &metrics);
   moe::membership::MembershipOptions options;
   options.coordinator_address = flags.coordinator;
+  if (enrollment != nullptr) {
+    options.credentials = moe::identity::MakeChannelCredentials(enrollment->files());
+  }
+  options.group = flags.group;
   options.worker_id = flags.worker_id;
   options.slot_hint = flags.slot_hint;
   options.numerics_id = std::string(moe::kernels::kNumericsId);
   options.engine_address = flags.engine_address;
-  options.metrics_address = (*metrics_server)->address();
+  options.metrics_address =
+      flags.advertise_metrics.empty() ? (*metrics_server)->address() : flags.advertise_metrics;
+  if (listener != nullptr) options.exchange_address = listener->address();
   auto membership = moe::membership::Membership::Start(options, &worker);
   if (!membership.ok()) return Fail(membership.status());
   worker.Start(membership->get());
 
-  std::thread stopper([stop_fd, &worker] {
-    signalfd_siginfo info;
-    while (read(stop_fd, &info, sizeof(info)) != sizeof(info)) {
+  stop.OnStop([&worker, &flags] {
+    if (flags.finish_epoch) {
+      worker.FinishEpoch();
+    } else {
+      worker.Shutdown();
     }
-    worker.Shutdown();
   });
   const absl::Status outcome = worker.Wait();
+  stop.OnStop([] {});
   // An Unable must reach the controller before this process ends.
   (*membership)->Stop(absl::Seconds(2));
-  kill(getpid(), SIGTERM);  // ends the stopper if the end was not a signal's
-  stopper.join();
   return outcome.ok() ? 0 : Fail(outcome);
 }
 
@@ -97,19 +223,9 @@ int main(int argc, char** argv) {
 
   Flags flags;
   CLI::App app{"One expert-parallel rank: loads its experts and serves them to its group."};
-  app.add_option("--coordinator", flags.coordinator, "Address of the coordinator")->required();
-  app.add_option("--worker-id", flags.worker_id, "Name of this worker")->required();
-  app.add_option("--slot-hint", flags.slot_hint, "Rank that this process was started for");
-  app.add_option("--model", flags.model, "Folder of the model")->required();
-  app.add_option("--weights", flags.weights, "Converted weights to use instead of the folder's");
-  app.add_option("--engine-address", flags.engine_address,
-                 "Where gateways reach this rank when it leads")
-      ->required();
-  app.add_option("--metrics-address", flags.metrics_address, "HOST:PORT of GET /metrics")
-      ->capture_default_str();
-  app.add_option("--kernel-level", flags.kernel_level, "auto, plain, avx2, avx512 or avx512_bf16")
-      ->capture_default_str();
+  AddFlags(&app, &flags);
   CLI11_PARSE(app, argc, argv);
+  if (flags.inspect) return moe::worker::RunInspect(flags.model);
 
   spdlog::set_default_logger(spdlog::stderr_logger_mt("worker"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");

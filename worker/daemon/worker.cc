@@ -11,8 +11,6 @@
 namespace moe::worker {
 namespace {
 
-using exchange::SharedMemoryGroup;
-
 // Ranks of one machine share its cores, so only a rank that is alone may spin in the exchange.
 constexpr absl::Duration kLoneRankSpin = absl::Microseconds(50);
 // Between the loops of an attention stage, whose threads together are no more than the cores.
@@ -36,6 +34,10 @@ absl::StatusOr<exchange::GroupShape> MakeShape(const coordinator::v1::GroupSpec&
       return absl::InvalidArgumentError(
           absl::StrFormat("the assignment places expert %d, and the model has %d experts",
                           placement.expert(), config.num_experts));
+    }
+    if (shape.rank_of_expert[placement.expert()] >= 0) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("the assignment places expert %d twice", placement.expert()));
     }
     shape.rank_of_expert[placement.expert()] = static_cast<int>(placement.slots(0));
   }
@@ -77,6 +79,10 @@ Worker::~Worker() {
     if (group_ != nullptr) group_->Abort("the worker is ending");
   }
   if (engine_thread_.joinable()) engine_thread_.join();
+  {
+    const absl::MutexLock lock(&mutex_);
+    leader_ = nullptr;
+  }
   service_->ClearLeader();
   metrics_->SetEpoch(0, nullptr);
   metrics_->SetExperts(nullptr);
@@ -100,6 +106,12 @@ void Worker::Fail(absl::Status status) {
 }
 
 void Worker::Shutdown() { Fail(absl::OkStatus()); }
+
+void Worker::FinishEpoch() {
+  absl::MutexLock lock(&mutex_);
+  leaving_ = true;
+  if (running_epoch_ == 0 && !outcome_.has_value()) outcome_ = absl::OkStatus();
+}
 
 void Worker::Push(Command command) {
   absl::MutexLock lock(&mutex_);
@@ -143,6 +155,12 @@ coordinator::v1::Heartbeat Worker::MakeHeartbeat() {
   coordinator::v1::Heartbeat heartbeat;
   heartbeat.set_step(current_step_.load(std::memory_order_relaxed));
   metrics_->FillHeartbeat(&heartbeat);
+  const absl::MutexLock lock(&mutex_);
+  if (leader_ != nullptr) {
+    const engine::v1::EngineStats stats = leader_->stats();
+    heartbeat.set_num_running(stats.num_running());
+    heartbeat.set_num_waiting(stats.num_waiting());
+  }
   return heartbeat;
 }
 
@@ -181,6 +199,16 @@ absl::Status Worker::Load(const Assign& assign) {
   loaded->spec = assign.spec;
   loaded->slot = assign.slot;
   metrics_->SetSlot(assign.slot);
+  if (assign.spec.exchange() != coordinator::v1::EXCHANGE_SHARED_MEMORY &&
+      assign.spec.exchange() != coordinator::v1::EXCHANGE_TCP) {
+    return absl::UnimplementedError(
+        absl::StrFormat("this worker does not know exchange %d", assign.spec.exchange()));
+  }
+  if (assign.spec.exchange() == coordinator::v1::EXCHANGE_TCP &&
+      options_.exchange_listener == nullptr) {
+    return absl::FailedPreconditionError(
+        "the group exchanges over TCP, and this worker was started without --exchange-address");
+  }
   auto checkpoint = model::Checkpoint::Open(
       options_.model_dir, {.converted_weights_path = options_.converted_weights_path});
   if (!checkpoint.ok()) return checkpoint.status();
@@ -219,6 +247,10 @@ absl::Status Worker::Load(const Assign& assign) {
   metrics_->SetExperts(loaded->experts.get());
   loaded_ = std::move(loaded);
   if (loaded_->leader != nullptr) {
+    {
+      const absl::MutexLock lock(&mutex_);
+      leader_ = loaded_->leader.get();
+    }
     service_->SetLeader(loaded_->leader.get(), loaded_->checkpoint->digest());
   }
   membership_->SendLoaded(message);
@@ -275,7 +307,7 @@ absl::Status Worker::BuildRank(Loaded* loaded) {
   return absl::OkStatus();
 }
 
-bool Worker::AdoptGroup(uint64_t epoch, std::shared_ptr<SharedMemoryGroup> group) {
+bool Worker::AdoptGroup(uint64_t epoch, std::shared_ptr<exchange::EpochExchange> group) {
   absl::MutexLock lock(&mutex_);
   if (quit_ || epoch <= aborted_epoch_) return false;
   group_ = std::move(group);
@@ -296,8 +328,7 @@ void Worker::HandlePrepare(const Prepare& prepare) {
   prepared_members_ = prepare.members;
   std::string bootstrap;
   if (loaded_->slot == 0) {
-    auto group = SharedMemoryGroup::Create(loaded_->shape, prepare.epoch, loaded_->experts.get(),
-                                           ExchangeOptions());
+    auto group = MakeExchange(prepare.epoch, "");
     if (!group.ok()) {
       membership_->SendEpochFailed(prepare.epoch, std::string(group.status().message()),
                                    loaded_->slot);
@@ -312,15 +343,14 @@ void Worker::HandlePrepare(const Prepare& prepare) {
 void Worker::HandleJoin(const Join& join) {
   if (loaded_ == nullptr) return;
   if (loaded_->slot != 0) {
-    auto group = SharedMemoryGroup::Open(join.bootstrap, loaded_->shape, join.epoch, loaded_->slot,
-                                         loaded_->experts.get(), ExchangeOptions());
+    auto group = MakeExchange(join.epoch, join.bootstrap);
     if (!group.ok()) {
       membership_->SendEpochFailed(join.epoch, std::string(group.status().message()), -1);
       return;
     }
     if (!AdoptGroup(join.epoch, *std::move(group))) return;
   }
-  std::shared_ptr<SharedMemoryGroup> group;
+  std::shared_ptr<exchange::EpochExchange> group;
   {
     absl::MutexLock lock(&mutex_);
     if (join.epoch <= aborted_epoch_ || group_epoch_ != join.epoch) return;
@@ -337,13 +367,14 @@ void Worker::HandleJoin(const Join& join) {
 }
 
 void Worker::HandleActivate(const Activate& activate) {
-  std::shared_ptr<SharedMemoryGroup> group;
+  std::shared_ptr<exchange::EpochExchange> group;
   {
     absl::MutexLock lock(&mutex_);
-    if (activate.epoch <= aborted_epoch_ || group_epoch_ != activate.epoch) return;
+    if (leaving_ || activate.epoch <= aborted_epoch_ || group_epoch_ != activate.epoch) return;
     group = group_;
+    if (group == nullptr || loaded_ == nullptr) return;
+    running_epoch_ = activate.epoch;
   }
-  if (group == nullptr || loaded_ == nullptr) return;
   metrics_->SetEpoch(activate.epoch, group);
   ForgetLostSequences(activate.epoch);
 
@@ -366,6 +397,9 @@ void Worker::HandleActivate(const Activate& activate) {
     spdlog::error("epoch {} ends: {}", activate.epoch, std::string(status.message()));
     membership_->SendEpochFailed(activate.epoch, std::string(status.message()), group->suspect());
   }
+  absl::MutexLock lock(&mutex_);
+  running_epoch_ = 0;
+  if (leaving_ && !outcome_.has_value()) outcome_ = absl::OkStatus();
 }
 
 // What an earlier epoch computed is kept only where its owner and its leader are still the same
@@ -408,7 +442,34 @@ absl::StatusOr<std::unique_ptr<engine::Leader>> Worker::MakeLeader(const Loaded&
   return engine::Leader::Create(std::move(options), /*epoch=*/0, service_->sink());
 }
 
-exchange::SharedMemoryOptions Worker::ExchangeOptions() const {
+absl::StatusOr<std::shared_ptr<exchange::EpochExchange>> Worker::MakeExchange(
+    uint64_t epoch, const std::string& bootstrap) const {
+  const exchange::GroupShape& shape = loaded_->shape;
+  const int rank = loaded_->slot;
+  model::RankExperts* const experts = loaded_->experts.get();
+  if (loaded_->spec.exchange() == coordinator::v1::EXCHANGE_TCP) {
+    using exchange::TcpGroup;
+    return rank == 0 ? TcpGroup::Create(shape, epoch, experts, MakeTcpOptions())
+                     : TcpGroup::Open(bootstrap, shape, epoch, rank, experts, MakeTcpOptions());
+  }
+  using exchange::SharedMemoryGroup;
+  return rank == 0 ? SharedMemoryGroup::Create(shape, epoch, experts, MakeSharedMemoryOptions())
+                   : SharedMemoryGroup::Open(bootstrap, shape, epoch, rank, experts,
+                                             MakeSharedMemoryOptions());
+}
+
+exchange::TcpOptions Worker::MakeTcpOptions() const {
+  const double deadline = loaded_->spec.limits().step_deadline_seconds();
+  exchange::TcpOptions options;
+  options.listener = options_.exchange_listener;
+  for (const membership::EpochMember& member : prepared_members_) {
+    options.addresses.push_back(member.exchange_address);
+  }
+  if (deadline > 0) options.step_deadline = absl::Seconds(deadline);
+  return options;
+}
+
+exchange::SharedMemoryOptions Worker::MakeSharedMemoryOptions() const {
   const double deadline = loaded_->spec.limits().step_deadline_seconds();
   exchange::SharedMemoryOptions options;
   if (deadline > 0) options.step_deadline = absl::Seconds(deadline);

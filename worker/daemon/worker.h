@@ -28,7 +28,9 @@
 #include "worker/engine/kv_block_pool.h"
 #include "worker/engine/leader.h"
 #include "worker/engine/owner.h"
+#include "worker/exchange/exchange.h"
 #include "worker/exchange/shared_memory.h"
+#include "worker/exchange/tcp.h"
 #include "worker/membership/membership.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/forward.h"
@@ -40,6 +42,10 @@ struct WorkerOptions {
   std::string model_dir;
   std::string converted_weights_path;  // see model::Checkpoint::Options; may be empty
   kernels::CpuLevel cpu_level = kernels::CpuLevel::kPlain;
+  // Where other ranks reach this one when the group's exchange is Tcp; its address() goes into
+  // Hello. Not owned; must outlive the worker. Null where the process has no exchange address: a
+  // group that needs one is then refused.
+  exchange::TcpListener* exchange_listener = nullptr;
 };
 
 class Worker : public membership::MembershipHandler {
@@ -57,6 +63,8 @@ class Worker : public membership::MembershipHandler {
   absl::Status Wait();
   // Makes Wait return OK. Any thread, not a signal handler.
   void Shutdown();
+  // Makes Wait return OK once no epoch is running: others still count on this rank until then.
+  void FinishEpoch();
 
   void OnAssign(const coordinator::v1::GroupSpec& spec, int slot) override;
   void OnPrepare(uint64_t epoch, const std::vector<membership::EpochMember>& members) override;
@@ -113,13 +121,18 @@ class Worker : public membership::MembershipHandler {
   absl::Status Load(const Assign& assign);
   absl::Status BuildRank(Loaded* loaded);
   absl::StatusOr<std::unique_ptr<engine::Leader>> MakeLeader(const Loaded& loaded, int max_context);
-  exchange::SharedMemoryOptions ExchangeOptions() const;
+  // The exchange of `epoch`, of the kind that was assigned. Rank 0 makes the bootstrap, the others
+  // are given it.
+  absl::StatusOr<std::shared_ptr<exchange::EpochExchange>> MakeExchange(
+      uint64_t epoch, const std::string& bootstrap) const;
+  exchange::SharedMemoryOptions MakeSharedMemoryOptions() const;
+  exchange::TcpOptions MakeTcpOptions() const;
   void HandlePrepare(const Prepare& prepare);
   void HandleJoin(const Join& join);
   void HandleActivate(const Activate& activate);
   void ForgetLostSequences(uint64_t epoch);
   // Makes `group` the one that OnAbort ends; false if its epoch is already over.
-  bool AdoptGroup(uint64_t epoch, std::shared_ptr<exchange::SharedMemoryGroup> group);
+  bool AdoptGroup(uint64_t epoch, std::shared_ptr<exchange::EpochExchange> group);
   void DropGroup();
   void Fail(absl::Status status);
 
@@ -134,10 +147,14 @@ class Worker : public membership::MembershipHandler {
   absl::Mutex mutex_;
   std::deque<Command> commands_ ABSL_GUARDED_BY(mutex_);
   uint64_t aborted_epoch_ ABSL_GUARDED_BY(mutex_) = 0;  // this one and all lower ones are over
-  std::shared_ptr<exchange::SharedMemoryGroup> group_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<exchange::EpochExchange> group_ ABSL_GUARDED_BY(mutex_);
   uint64_t group_epoch_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Slot 0 only, once it is loaded; null before the leader is destroyed.
+  engine::Leader* leader_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::optional<absl::Status> outcome_ ABSL_GUARDED_BY(mutex_);
   bool quit_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t running_epoch_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: none
+  bool leaving_ ABSL_GUARDED_BY(mutex_) = false;        // with the running epoch
 
   std::atomic<bool> epoch_over_{false};
   std::atomic<uint64_t> current_step_{0};

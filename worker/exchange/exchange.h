@@ -21,11 +21,12 @@
 
 namespace moe::exchange {
 
-// One (row, expert) pair for the experts of this rank: input row and output row.
+// One (row, expert) pair for the experts of a rank: input row and output row. As an owner has it,
+// out_row is x_row * top_k + j; where rows were sent elsewhere, they may be numbered differently.
 struct RoutedRow {
   int32_t expert;  // global id
   int32_t x_row;
-  int32_t out_row;  // row * top_k + j
+  int32_t out_row;
 };
 
 // The experts that this rank holds. Implemented by the model; called by the exchange on the thread
@@ -113,6 +114,18 @@ class ControlChannel {
   // experts meanwhile. DeadlineExceeded as in Combine.
   virtual absl::StatusOr<std::vector<std::string>> ReceiveResults(uint64_t step,
                                                                   absl::Span<const int> ranks) = 0;
+};
+
+// Both interfaces of one rank, for one epoch. Threads: Abort from any; all else from the rank's
+// engine thread.
+class EpochExchange : public Exchange, public ControlChannel {
+ public:
+  // What the other ranks need to join: made by rank 0, a secret.
+  virtual std::string bootstrap() const = 0;
+
+  // All ranks, once, before any step: waits until every rank is here and a canary row has gone from
+  // every owner to every rank and back. DeadlineExceeded names the missing rank.
+  virtual absl::Status Connect() = 0;
 };
 
 }  // namespace moe::exchange

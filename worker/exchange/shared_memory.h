@@ -28,8 +28,7 @@ struct SharedMemoryOptions {
   std::vector<int> cores = {};
 };
 
-// Both interfaces of one rank. Threads: Abort from any; all else from the rank's engine thread.
-class SharedMemoryGroup : public Exchange, public ControlChannel {
+class SharedMemoryGroup : public EpochExchange {
  public:
   // Rank 0: creates the memory. `bootstrap()` is what the other ranks need; it is a secret.
   static absl::StatusOr<std::unique_ptr<SharedMemoryGroup>> Create(
@@ -40,12 +39,6 @@ class SharedMemoryGroup : public Exchange, public ControlChannel {
   static absl::StatusOr<std::unique_ptr<SharedMemoryGroup>> Open(
       std::string_view bootstrap, const GroupShape& shape, uint64_t epoch, int rank,
       LocalExperts* experts, const SharedMemoryOptions& options);
-
-  virtual std::string bootstrap() const = 0;
-
-  // All ranks, once, before any step: waits until every rank is here and a canary row has gone from
-  // every owner to every rank and back. DeadlineExceeded names the missing rank.
-  virtual absl::Status Connect() = 0;
 };
 
 }  // namespace moe::exchange

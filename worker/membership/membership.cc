@@ -16,6 +16,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "identity/coordinator_route.h"
+#include "identity/credentials.h"
 #include "proto/coordinator.grpc.pb.h"
 #include "spdlog/spdlog.h"
 #include "worker/membership/session_state.h"
@@ -43,20 +45,34 @@ std::string HostName() {
   return name;
 }
 
-std::shared_ptr<grpc::Channel> MakeChannel(const MembershipOptions& options) {
+// A coordinator whose machine is gone is noticed by pings that nobody answers.
+constexpr int kKeepaliveMilliseconds = 10000;
+constexpr int kKeepaliveTimeoutMilliseconds = 5000;
+// Many workers may come at once, after a controller has started.
+constexpr int kConnectDeadlineMilliseconds = 5000;
+constexpr absl::Duration kWriteGrace = absl::Seconds(1);
+
+std::shared_ptr<grpc::Channel> MakeChannel(const MembershipOptions& options,
+                                           const identity::CoordinatorRoute& route) {
   grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMilliseconds);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMilliseconds);
+  if (options.credentials != nullptr) identity::SetTargetName(route.target_name(), &arguments);
   // gRPC's own pause between attempts must not be longer than ours.
   const int first_ms = static_cast<int>(absl::ToInt64Milliseconds(options.first_retry));
   const int max_ms = static_cast<int>(absl::ToInt64Milliseconds(options.max_retry));
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, std::max(first_ms, 1));
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, std::max(first_ms, 1));
+  // In spite of its name: how long one attempt may take, with the TLS handshake.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectDeadlineMilliseconds);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, std::max(max_ms, 1));
   // One connection for each session, also where several run in one process.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // A proxy of the environment is for the web, not for this.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(options.coordinator_address, grpc::InsecureChannelCredentials(),
-                                   arguments);
+  return grpc::CreateCustomChannel(
+      route.address(),
+      options.credentials != nullptr ? options.credentials : grpc::InsecureChannelCredentials(),
+      arguments);
 }
 
 }  // namespace
@@ -66,7 +82,8 @@ class Membership::Impl {
   Impl(MembershipOptions options, MembershipHandler* handler)
       : options_(std::move(options)),
         handler_(handler),
-        stub_(Coordinator::NewStub(MakeChannel(options_))) {}
+        route_(options_.coordinator_address),
+        stub_(Coordinator::NewStub(MakeChannel(options_, route_))) {}
 
   ~Impl() { Stop(absl::ZeroDuration()); }
 
@@ -218,12 +235,22 @@ class Membership::Impl {
     {
       absl::MutexLock lock(&mu_);
       connection->ended = true;
-      connection->context.TryCancel();  // frees a sender that is stuck in Write
       connection_.reset();
       outbox_.clear();
-      while (connection->writing) wake_.Wait(&mu_);
+      // The end of the stream frees a sender that is inside Write. Cancelling is the last resort:
+      // it would hide how the stream has ended.
+      absl::Time cancel_at = absl::Now() + kWriteGrace;
+      while (connection->writing) {
+        if (!wake_.WaitWithDeadline(&mu_, cancel_at)) continue;
+        connection->context.TryCancel();
+        cancel_at = absl::InfiniteFuture();
+      }
     }
     const grpc::Status status = connection->stream->Finish();
+    if (route_.OnCallEnd(connection->context, status)) {
+      stub_ = Coordinator::NewStub(MakeChannel(options_, route_));
+    }
+    if (!was_open) LogRefusal(status);
     if (was_open) {
       SetConnected(false);
       bool expected = false;
@@ -240,6 +267,15 @@ class Membership::Impl {
     return was_open;
   }
 
+  // A refusal is repeated with every attempt; it is logged when it is a new one.
+  void LogRefusal(const grpc::Status& status) {
+    if (status.error_message() == last_refusal_) return;
+    last_refusal_ = status.error_message();
+    if (!last_refusal_.empty()) {
+      spdlog::warn("no session with the controller yet: {}", last_refusal_);
+    }
+  }
+
   WorkerMessage MakeHello() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     WorkerMessage message;
     coordinator::v1::Hello* hello = message.mutable_hello();
@@ -251,6 +287,8 @@ class Membership::Impl {
     hello->set_engine_address(options_.engine_address);
     hello->set_metrics_address(options_.metrics_address);
     hello->set_slot_hint(options_.slot_hint);
+    hello->set_group(options_.group);
+    hello->set_exchange_address(options_.exchange_address);
     state_.FillHello(hello);
     return message;
   }
@@ -284,7 +322,8 @@ class Membership::Impl {
       case Delivery::kPrepare: {
         std::vector<EpochMember> members;
         for (const coordinator::v1::Member& member : message.prepare().members()) {
-          members.push_back({static_cast<int>(member.slot()), member.worker_id(), member.nonce()});
+          members.push_back({static_cast<int>(member.slot()), member.worker_id(), member.nonce(),
+                             member.exchange_address()});
         }
         std::sort(members.begin(), members.end(),
                   [](const EpochMember& a, const EpochMember& b) { return a.slot < b.slot; });
@@ -364,8 +403,7 @@ class Membership::Impl {
       bool ok = true;
       if (work.message.has_value()) ok = work.connection->stream->Write(*work.message);
       if (work.writes_done) ok = work.connection->stream->WritesDone();
-      // A failed write ends the stream; the receiver sees that too.
-      if (!ok) work.connection->context.TryCancel();
+      // A write fails when the stream has ended; the receiver sees that too.
       absl::MutexLock lock(&mu_);
       work.connection->writing = false;
       if (work.writes_done && ok) said_goodbye_ = true;
@@ -375,7 +413,10 @@ class Membership::Impl {
 
   const MembershipOptions options_;
   MembershipHandler* const handler_;
-  const std::unique_ptr<Coordinator::Stub> stub_;
+  // Of the receiver.
+  identity::CoordinatorRoute route_;
+  std::unique_ptr<Coordinator::Stub> stub_;
+  std::string last_refusal_;
   std::thread sender_;
   std::thread receiver_;
 

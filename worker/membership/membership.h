@@ -17,6 +17,8 @@
 #ifndef MOE_WORKER_MEMBERSHIP_MEMBERSHIP_H_
 #define MOE_WORKER_MEMBERSHIP_MEMBERSHIP_H_
 
+#include <grpcpp/security/credentials.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -31,13 +33,18 @@ namespace moe::membership {
 
 struct MembershipOptions {
   std::string coordinator_address;  // "unix:PATH" or "host:port"
-  std::string worker_id;            // pod UID, or the name that the local runtime gave
-  uint64_t nonce = 0;               // 0: drawn from the system at Start
-  int slot_hint = -1;               // the slot that the runtime started this process for; -1: none
-  std::string numerics_id;          // see Hello
-  std::string engine_address;       // where moe.engine.v1.Engine will listen if this rank leads
-  std::string metrics_address;      // host:port of GET /metrics
-  std::string host;                 // empty: the machine's name
+  // Null: plaintext. With TLS the coordinator's certificate must be for the address's host, also
+  // where that one has pointed to another address (`moe-leader`).
+  std::shared_ptr<grpc::ChannelCredentials> credentials;
+  std::string group;             // see Hello; empty in local mode
+  std::string worker_id;         // pod UID, or the name that the local runtime gave
+  uint64_t nonce = 0;            // 0: drawn from the system at Start
+  int slot_hint = -1;            // the slot that the runtime started this process for; -1: none
+  std::string numerics_id;       // see Hello
+  std::string engine_address;    // where moe.engine.v1.Engine will listen if this rank leads
+  std::string metrics_address;   // host:port of GET /metrics
+  std::string exchange_address;  // host:port of the Tcp exchange; empty where it is not used
+  std::string host;              // empty: the machine's name
 
   absl::Duration heartbeat_interval = absl::Seconds(1);
   // Pause before connecting again after a lost or failed connection; doubles up to the maximum.
@@ -51,6 +58,7 @@ struct EpochMember {
   int slot = 0;
   std::string worker_id;
   uint64_t nonce = 0;
+  std::string exchange_address;  // of its Tcp exchange; empty where that is not used
 };
 
 // What the worker does with the controller's messages. The On* methods are called on Membership's

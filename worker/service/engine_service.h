@@ -7,6 +7,8 @@
 #ifndef MOE_WORKER_SERVICE_ENGINE_SERVICE_H_
 #define MOE_WORKER_SERVICE_ENGINE_SERVICE_H_
 
+#include <grpcpp/security/server_credentials.h>
+
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -19,7 +21,12 @@
 namespace moe::engine {
 
 struct EngineServiceOptions {
-  std::string address;      // "unix:PATH" or HOST:PORT; without TLS, for this machine alone
+  std::string address;  // "unix:PATH" or HOST:PORT
+  // Null: plaintext, for this machine alone.
+  std::shared_ptr<grpc::ServerCredentials> credentials;
+  // The deployment ("namespace/name") whose gateways may come, as their certificates say; the
+  // credentials must ask for those. Empty: everybody who can connect.
+  std::string deployment;
   std::string numerics_id;  // for Welcome
   int max_streams = 16;
   // What a gateway may leave unread before its stream is closed.

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "identity/peer_identity.h"
 
 namespace moe::engine {
 namespace {
@@ -264,6 +265,7 @@ void GatewayStreams::OnEvents(uint64_t client, StepEvents events) {
 
 grpc::ServerBidiReactor<GatewayMessage, EngineMessage>* GatewayStreams::Generate(
     grpc::CallbackServerContext* context) {
+  if (const grpc::Status status = Authorize(*context); !status.ok()) return new Refusal(status);
   const absl::MutexLock lock(&mutex_);
   if (shut_down_) {
     return new Refusal(grpc::Status(grpc::StatusCode::UNAVAILABLE, "this worker shuts down"));
@@ -281,6 +283,19 @@ grpc::ServerBidiReactor<GatewayMessage, EngineMessage>* GatewayStreams::Generate
   streams_.emplace(client, stream);
   stream->Begin();
   return stream;
+}
+
+grpc::Status GatewayStreams::Authorize(const grpc::CallbackServerContext& context) const {
+  if (options_.deployment.empty()) return grpc::Status::OK;
+  const absl::StatusOr<identity::PeerIdentity> peer = identity::PeerOf(*context.auth_context());
+  if (!peer.ok()) {
+    return grpc::Status(grpc::StatusCode::UNAUTHENTICATED, std::string(peer.status().message()));
+  }
+  if (peer->role != identity::Role::kGateway || peer->DeploymentName() != options_.deployment) {
+    return grpc::Status(grpc::StatusCode::PERMISSION_DENIED,
+                        "only gateways of this deployment may come");
+  }
+  return grpc::Status::OK;
 }
 
 bool GatewayStreams::EngineIsAlive(absl::Time now) {

@@ -52,6 +52,8 @@ class GatewayStreams final : public v1::Engine::CallbackService, public EventSin
   grpc::ServerBidiReactor<v1::GatewayMessage, v1::EngineMessage>* Generate(
       grpc::CallbackServerContext* context) override;
 
+  // Whether the caller is a gateway that may come.
+  grpc::Status Authorize(const grpc::CallbackServerContext& context) const;
   void TickLoop();
   void EndStreams(absl::string_view why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether the engine thread called its leader lately, or has no epoch to call it in.

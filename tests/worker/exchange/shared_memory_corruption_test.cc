@@ -229,7 +229,7 @@ TEST(SharedMemoryCorruptionTest, ReplicatedRanksThatDivergeAreDetected) {
   shape.top_k = 1;
   ThreadGroup threads(shape);
   threads.ConnectAll();
-  threads.RunAll([&](int rank, SharedMemoryGroup& group) {
+  threads.RunAll([&](int rank, EpochExchange& group) {
     if (rank == 0) {
       ASSERT_TRUE(group.SendPlan(1, "", {}).ok());
     } else {

@@ -1,5 +1,5 @@
-// Ranks that die, stop or give up: what the survivors get. Ranks are threads, and forked processes
-// where one is killed.
+// Ranks that die, and those that keep others from waking: what the survivors get. Ranks are forked
+// processes where one is killed, else threads. The rest is in epoch_exchange_fault_test.cc.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -35,102 +35,7 @@ std::vector<int32_t> AllExperts(const GroupShape& shape) {
   return ids;
 }
 
-// ---- Abort
-
-TEST(SharedMemoryAbortTest, EndsEveryKindOfWaitAtOnceAndForGood) {
-  for (const bool replicated : {false, true}) {
-    GroupShape shape = SmallShape(4, 2);
-    shape.replicated = replicated;
-    ThreadGroup threads(shape);
-    threads.ConnectAll();
-    const std::vector<int32_t> ids = AllExperts(shape);
-    std::vector<std::thread> waiting;
-    std::atomic<bool> plan_sent{false};
-    // Rank 0 waits for a result, 1 for outputs of rank 3, which never serves, 2 for a plan.
-    waiting.emplace_back([&] {
-      ASSERT_TRUE(threads.ranks[0]->SendPlan(1, "", {1}).ok());
-      plan_sent = true;
-      EXPECT_EQ(threads.ranks[0]->ReceiveResults(1, {1}).status().code(),
-                absl::StatusCode::kAborted);
-    });
-    waiting.emplace_back([&] {
-      ASSERT_TRUE(threads.ranks[1]->ReceivePlan().ok());
-      ASSERT_TRUE(threads.ranks[1]->Dispatch(1, 0, 1, ids.data()).ok());
-      EXPECT_EQ(threads.ranks[1]->Combine().status().code(), absl::StatusCode::kAborted);
-    });
-    waiting.emplace_back([&] {
-      auto& group = *threads.ranks[2];
-      while (!plan_sent) std::this_thread::yield();
-      if (replicated) {
-        ASSERT_TRUE(group.ReceivePlan().ok());
-      }
-      EXPECT_EQ(group.ReceivePlan().status().code(), absl::StatusCode::kAborted);
-    });
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    for (int rank = 0; rank < 3; ++rank) threads.ranks[rank]->Abort("the first reason");
-    for (std::thread& thread : waiting) thread.join();
-
-    RankGroup& group = *threads.ranks[0];
-    group.Abort("another reason");
-    for (const absl::Status& status :
-         {group.SendPlan(2, "", {}), group.Dispatch(1, 0, 1, ids.data()), group.Combine().status(),
-          group.ReceiveResults(1, {1}).status(), threads.ranks[2]->ReceivePlan().status(),
-          threads.ranks[2]->SendResult(1, "")}) {
-      EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
-      EXPECT_THAT(status.ToString(), HasSubstr("the first reason"));
-    }
-    EXPECT_EQ(group.suspect(), -1);
-  }
-}
-
-TEST(SharedMemoryAbortTest, EndsConnect) {
-  ThreadGroup threads(SmallShape(2, 1), {.join_deadline = absl::InfiniteDuration()});
-  std::thread waiting(
-      [&] { EXPECT_EQ(threads.ranks[0]->Connect().code(), absl::StatusCode::kAborted); });
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  threads.ranks[0]->Abort("no more");
-  waiting.join();
-}
-
 // ---- Deadlines
-
-TEST(SharedMemoryDeadlineTest, ConnectNamesTheLowestMissingRank) {
-  for (const bool replicated : {false, true}) {
-    GroupShape shape = SmallShape(5, 2);
-    shape.replicated = replicated;
-    ThreadGroup threads(shape, {.join_deadline = absl::Seconds(1)});
-    threads.RunAll([&](int rank, SharedMemoryGroup& group) {
-      if (rank == 2 || rank == 4) return;
-      const absl::Status status = group.Connect();
-      EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
-      EXPECT_THAT(status.ToString(), HasSubstr("rank 2 did not join"));
-      EXPECT_EQ(group.suspect(), 2);
-    });
-  }
-}
-
-TEST(SharedMemoryDeadlineTest, CombineNamesTheRankThatDoesNotServe) {
-  const GroupShape shape = SmallShape(4, 1);
-  ThreadGroup threads(shape, kShortDeadline);
-  threads.ConnectAll();
-  const std::vector<int32_t> ids = AllExperts(shape);
-  threads.RunAll([&](int rank, SharedMemoryGroup& group) {
-    if (rank == 2) return;
-    if (rank != 0) {
-      EXPECT_EQ(group.ReceivePlan().status().code(), absl::StatusCode::kAborted);
-      return;
-    }
-    ASSERT_TRUE(group.SendPlan(1, "", {}).ok());
-    ASSERT_TRUE(group.Dispatch(1, 0, 2, ids.data()).ok());
-    const absl::Status status = group.Combine().status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
-    EXPECT_THAT(status.ToString(), HasSubstr("rank 2 did not answer layer 0 of step 1"));
-    EXPECT_EQ(group.suspect(), 2);
-    // The epoch is over for this rank.
-    EXPECT_EQ(group.SendPlan(2, "", {}).code(), absl::StatusCode::kDeadlineExceeded);
-    for (const int other : {1, 3}) threads.ranks[other]->Abort("done");
-  });
-}
 
 // The stopped rank keeps its core's turn, and the ranks after it wake all the same.
 TEST(SharedMemoryDeadlineTest, CombineNamesTheRankThatKeepsItsTurn) {
@@ -140,7 +45,7 @@ TEST(SharedMemoryDeadlineTest, CombineNamesTheRankThatKeepsItsTurn) {
   ThreadGroup threads(shape, options);
   threads.ConnectAll();
   const std::vector<int32_t> ids = AllExperts(shape);
-  threads.RunAll([&](int rank, SharedMemoryGroup& group) {
+  threads.RunAll([&](int rank, EpochExchange& group) {
     if (rank == 1) return;
     if (rank != 0) {
       EXPECT_EQ(group.ReceivePlan().status().code(), absl::StatusCode::kAborted);
@@ -151,44 +56,6 @@ TEST(SharedMemoryDeadlineTest, CombineNamesTheRankThatKeepsItsTurn) {
     EXPECT_EQ(group.Combine().status().code(), absl::StatusCode::kDeadlineExceeded);
     EXPECT_EQ(group.suspect(), 1);
     for (int other = 2; other < shape.num_ranks; ++other) threads.ranks[other]->Abort("done");
-  });
-}
-
-TEST(SharedMemoryDeadlineTest, ReplicatedCombineNamesTheRankThatDoesNotArrive) {
-  GroupShape shape = SmallShape(4, 1);
-  shape.replicated = true;
-  ThreadGroup threads(shape, kShortDeadline);
-  threads.ConnectAll();
-  const std::vector<int32_t> ids = AllExperts(shape);
-  threads.RunAll([&](int rank, SharedMemoryGroup& group) {
-    if (rank == 0) {
-      ASSERT_TRUE(group.SendPlan(1, "", {}).ok());
-    } else {
-      ASSERT_TRUE(group.ReceivePlan().ok());
-    }
-    if (rank == 3) return;
-    ASSERT_TRUE(group.Dispatch(1, 0, 2, ids.data()).ok());
-    EXPECT_EQ(group.Combine().status().code(), absl::StatusCode::kDeadlineExceeded);
-    EXPECT_EQ(group.suspect(), 3);
-  });
-}
-
-TEST(SharedMemoryDeadlineTest, ReceiveResultsNamesTheRankThatSendsNone) {
-  const GroupShape shape = SmallShape(4, 4);
-  ThreadGroup threads(shape, kShortDeadline);
-  threads.ConnectAll();
-  threads.RunAll([&](int rank, SharedMemoryGroup& group) {
-    if (rank != 0) {
-      ASSERT_TRUE(group.ReceivePlan().ok());
-      if (rank != 2) {
-        ASSERT_TRUE(group.SendResult(1, "").ok());
-      }
-      return;
-    }
-    ASSERT_TRUE(group.SendPlan(1, "", {1, 2, 3}).ok());
-    EXPECT_EQ(group.ReceiveResults(1, {1, 2, 3}).status().code(),
-              absl::StatusCode::kDeadlineExceeded);
-    EXPECT_EQ(group.suspect(), 2);
   });
 }
 
@@ -203,7 +70,7 @@ TEST(SharedMemoryDeadlineTest, AWakeUpThatGotLostIsMadeUpFor) {
   while ((threads.segment->bells()->sleeping.load() & 2u) == 0) std::this_thread::yield();
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   threads.segment->bells()->sleeping.store(0);  // as a ringer that died before its system call
-  RankGroup& leader = *threads.ranks[0];
+  EpochExchange& leader = *threads.ranks[0];
   ASSERT_TRUE(leader.SendPlan(1, "", {}).ok());
   ASSERT_TRUE(leader.Dispatch(1, 0, 1, ids.data()).ok());
   EXPECT_TRUE(leader.Combine().ok());

@@ -242,7 +242,10 @@ class MembershipTest : public ::testing::Test {
 };
 
 TEST_F(MembershipTest, HelloSaysWhoThisIs) {
-  Start(Options());
+  MembershipOptions options = Options();
+  options.group = "ns/a/0";
+  options.exchange_address = "10.0.0.1:7711";
+  Start(options);
   const auto said = coordinator_.WaitSaid(1);
   ASSERT_TRUE(said[0].has_hello());
   const coordinator::v1::Hello& hello = said[0].hello();
@@ -256,6 +259,8 @@ TEST_F(MembershipTest, HelloSaysWhoThisIs) {
   EXPECT_EQ(hello.metrics_address(), "127.0.0.1:9000");
   EXPECT_EQ(hello.slot_hint(), 3);
   EXPECT_EQ(hello.epoch(), 0u);
+  EXPECT_EQ(hello.group(), "ns/a/0");
+  EXPECT_EQ(hello.exchange_address(), "10.0.0.1:7711");
 }
 
 TEST_F(MembershipTest, AWholeEpochGoesBothWays) {

@@ -173,6 +173,20 @@ TEST_F(SessionStateTest, LowerTermsAndEpochsAreRefused) {
   EXPECT_THAT(Receive(Join(2, 10)), ElementsAre("join 10")) << "the epoch itself goes on";
 }
 
+// Fault 56: whatever an old Join brings, it does not reach the exchange.
+TEST_F(SessionStateTest, AnOldBootstrapIsNotDelivered) {
+  ControllerMessage old = Join(1, 4);
+  old.mutable_join()->set_bootstrap("old secret");
+  Receive(Assign(1));
+  EXPECT_THAT(Receive(old), IsEmpty()) << "without Prepare";
+  Receive(Prepare(1, 5));
+  EXPECT_THAT(Receive(old), ElementsAre("refused"));
+  EXPECT_THAT(refusal_, HasSubstr("epoch 4 is below"));
+  EXPECT_THAT(refusal_, testing::Not(HasSubstr("secret")));
+  EXPECT_THAT(Receive(Join(1, 5)), ElementsAre("join 5"));
+  EXPECT_THAT(Receive(old), ElementsAre("refused")) << "after its own";
+}
+
 TEST_F(SessionStateTest, ANewTermTakesTheRunningEpochOver) {
   Activate(4);
   EXPECT_THAT(Receive(Assign(2)), IsEmpty());

@@ -1,0 +1,35 @@
+// What a model needs, told before any GPU is taken: `moe-worker --inspect`.
+//
+// Tested by tests/worker/daemon/inspect_test.cc.
+#ifndef MOE_WORKER_DAEMON_INSPECT_H_
+#define MOE_WORKER_DAEMON_INSPECT_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace moe::worker {
+
+struct ModelFacts {
+  int num_layers = 0;
+  int num_experts = 0;
+  int top_k = 0;
+  uint64_t weight_bytes = 0;  // as bf16, all tensors that the model uses
+};
+
+// Reads the folder's JSON files and headers, and checks every tensor's name, type and shape. Errors
+// as Checkpoint::Open.
+absl::StatusOr<ModelFacts> InspectModel(const std::string& model_dir);
+
+// {"num_layers":..,"num_experts":..,"top_k":..,"weight_bytes":..} in one line.
+std::string ToJsonLine(const ModelFacts& facts);
+
+// Inspects, writes the line (or the error) to stdout (stderr) and to `termination_log`, which the
+// kubelet reads, if that file exists. Returns the exit code.
+int RunInspect(const std::string& model_dir,
+               const std::string& termination_log = "/dev/termination-log");
+
+}  // namespace moe::worker
+
+#endif  // MOE_WORKER_DAEMON_INSPECT_H_

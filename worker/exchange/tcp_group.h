@@ -1,0 +1,218 @@
+// One rank's end of a Tcp group: the implementation of TcpGroup.
+//
+// One thread, the engine's, does everything, with one epoll for all connections: whatever it waits
+// for, it receives, serves other owners and sends what could not be sent at once. Only Abort and
+// the listener come from other threads, through the inbox's eventfd.
+//
+// Memory that frames are sent from stays unchanged until they are sent, because the other end has
+// to answer first: rows and pair lists of a layer until all its outputs are there, outputs until
+// their owner's next layer, a plan until its results, a result until the next plan.
+//
+// Tested as tcp.h says.
+#ifndef MOE_WORKER_EXCHANGE_TCP_GROUP_H_
+#define MOE_WORKER_EXCHANGE_TCP_GROUP_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "worker/exchange/doorbell.h"
+#include "worker/exchange/routing.h"
+#include "worker/exchange/tcp.h"
+#include "worker/exchange/tcp_connection.h"
+#include "worker/exchange/tcp_dialer.h"
+#include "worker/exchange/tcp_frame.h"
+#include "worker/exchange/tcp_handshake.h"
+
+namespace moe::exchange {
+
+class TcpRank final : public TcpGroup {
+ public:
+  // REQUIRES: ValidateShape(shape).ok(), rank in [0, num_ranks), an address for each rank;
+  // `bootstrap` is empty except on rank 0.
+  static absl::StatusOr<std::unique_ptr<TcpGroup>> Make(const GroupShape& shape, uint64_t epoch,
+                                                        int rank, const Bytes32& secret,
+                                                        std::string bootstrap,
+                                                        LocalExperts* experts,
+                                                        const TcpOptions& options);
+  ~TcpRank() override;
+
+  std::string bootstrap() const override { return bootstrap_; }
+  absl::Status Connect() override;
+
+  kernels::BFloat16* rows() override;
+  absl::Status Dispatch(uint64_t step, int layer, int num_rows, const int32_t* expert_ids) override;
+  absl::StatusOr<const kernels::BFloat16*> Combine() override;
+  int suspect() const override { return suspect_.load(std::memory_order_relaxed); }
+  ExchangeStats stats() const override;
+  void Abort(std::string_view reason) override;
+
+  absl::Status SendPlan(uint64_t step, std::string_view plan, absl::Span<const int> ranks) override;
+  absl::StatusOr<ReceivedPlan> ReceivePlan() override;
+  absl::Status SendResult(uint64_t step, std::string_view result) override;
+  absl::StatusOr<std::vector<std::string>> ReceiveResults(uint64_t step,
+                                                          absl::Span<const int> ranks) override;
+
+ private:
+  // Another rank, and what is under way with it.
+  struct Peer {
+    std::unique_ptr<Dialer> dialer;          // until it is connected
+    std::unique_ptr<Connection> connection;  // null before, and for ranks that we need none with
+    bool watches_output = false;
+    bool is_held = false;  // its next frame is for a layer that we have not reached
+
+    // Joining.
+    bool echoed = false;  // our canary came back
+    bool ready = false;   // rank 0: it said kReady
+    BodyBuffer canary;
+
+    // It owns rows: what we serve.
+    BodyBuffer dispatch;
+    BodyBuffer outputs;
+    uint64_t served_step = 0;
+    int served_layer = -1;  // -1: nothing served yet
+
+    // We own rows: what we asked.
+    std::vector<WirePair> pairs;
+    bool is_asked = false;  // and has not answered
+
+    // The control channel, rank 0: whether it has to answer the current plan, and the answer.
+    bool owes_result = false;
+    std::string result;
+    bool has_result = false;
+  };
+
+  TcpRank(const GroupShape& shape, uint64_t epoch, int rank, const Bytes32& secret,
+          std::string bootstrap, LocalExperts* experts, const TcpOptions& options,
+          std::shared_ptr<PeerInbox> inbox, OwnedFd epoll);
+
+  // ---- Waiting (tcp_group.cc)
+  absl::Status Usable() const;
+  absl::Status Fail(absl::Status status);
+  absl::Status AbortedStatus() const;
+  // `rank` is the one to look at.
+  absl::Status Blame(int rank, const absl::Status& status);
+  // Receives, serves and sends until done(). Aborted, DeadlineExceeded (the caller says of what),
+  // or what ended the epoch. Time without events is added to `*asleep_ns` if given.
+  absl::Status WaitServing(absl::FunctionRef<bool()> done, Clock::time_point deadline,
+                           std::atomic<uint64_t>* asleep_ns);
+  absl::Status HandleEvents(Clock::time_point wake_at, std::atomic<uint64_t>* asleep_ns);
+  absl::Status HandlePeerEvent(int rank, uint32_t events);
+  absl::Status Watch(int rank, int operation);
+
+  // ---- Frames (tcp_group.cc)
+  absl::Status Send(int rank, const FrameHeader& header, absl::Span<const iovec> body);
+  absl::Status Flush(int rank);
+  absl::Status Receive(int rank);
+  // A header that passed CheckFrame: whether it can come now, and where its body goes.
+  absl::Status BeginFrame(int rank);
+  absl::Status EndFrame(int rank);
+  absl::Status Unexpected(const FrameHeader& header, absl::string_view why) const;
+
+  // ---- Serving other owners (tcp_layers.cc)
+  absl::Status BeginDispatch(int owner);
+  absl::Status Serve(int owner);
+
+  // ---- Asking other ranks (tcp_layers.cc)
+  absl::Status CheckDispatch(uint64_t step, int layer, int num_rows,
+                             const int32_t* expert_ids) const;
+  absl::Status Ask(int rank);
+  absl::Status BeginOutputs(int rank);
+  absl::Status BeginShare(int rank);
+  absl::Status ShareOwn();
+  absl::Status TakeHeldFrames();
+  // The rows of the result that `rank` computes.
+  void ListResultRows(int rank);
+
+  // ---- Control channel (tcp.cc)
+  absl::Status BeginPlan();
+  absl::Status BeginResult(int rank);
+
+  // ---- Joining (tcp_connect.cc)
+  bool NeedsConnection(int rank) const;
+  absl::Status AdoptConnection(int rank, OwnedFd socket, bool is_watched);
+  absl::Status TakeArrivals();
+  absl::Status TendDialers(Clock::time_point now);
+  Clock::time_point NextDial() const;
+  absl::Status BeginJoinFrame(int rank);
+  absl::Status EndJoinFrame(int rank);
+  absl::Status AwaitOthers(Clock::time_point deadline);
+  bool OwnPartDone() const;
+  // Why OwnPartDone is not true at the deadline.
+  absl::Status NameMissing();
+  int FirstNotReady() const;
+  void TellMissing(int missing);
+
+  bool is_owner() const { return shape_.replicated || rank_ < shape_.num_attention_ranks; }
+  kernels::BFloat16* results() { return reinterpret_cast<kernels::BFloat16*>(results_.data()); }
+  static std::string Name(int rank) { return absl::StrCat("rank ", rank); }
+  static Clock::time_point After(absl::Duration duration) {
+    // An infinite or absurd duration is no deadline; adding it would overflow the clock.
+    if (duration > absl::Hours(24 * 365)) return Clock::time_point::max();
+    return Clock::now() + absl::ToChronoNanoseconds(duration);
+  }
+
+  const GroupShape shape_;
+  const uint64_t epoch_;
+  const int rank_;
+  const std::string bootstrap_;
+  LocalExperts* const experts_;
+  const TcpOptions options_;
+  const Handshake handshake_;
+  const std::shared_ptr<PeerInbox> inbox_;
+  const OwnedFd epoll_;
+
+  // The engine thread's own state.
+  enum class Phase { kNew, kConnecting, kReady };
+  Phase phase_ = Phase::kNew;
+  bool said_ready_ = false;                    // connecting: our part is done
+  bool may_start_ = false;                     // connecting: rank 0 said so
+  int missing_ = -1;                           // connecting: rank 0 said that this rank is missing
+  absl::Status failure_;                       // the first error that ended the epoch for this rank
+  std::vector<Peer> peers_;                    // [num_ranks]; our own is unused
+  std::vector<kernels::BFloat16> canary_row_;  // [hidden], of this rank
+
+  BodyBuffer rows_;     // [max_rows, hidden] bf16; owners only
+  BodyBuffer results_;  // [max_rows, top_k, hidden] bf16; owners only
+  Router router_;
+  bool outstanding_ = false;  // dispatched and not combined
+  int num_awaited_ = 0;       // peers that have not answered the last Dispatch
+  bool has_dispatched_ = false;
+  uint64_t dispatch_step_ = 0;
+  int dispatch_layer_ = 0;
+  uint64_t digest_ = 0;             // replicated: of the last Dispatch
+  std::vector<int32_t> frame_row_;  // [max_rows], scratch: place of a row in a frame; -1: none
+  std::vector<RoutedRow> serving_;  // scratch
+  IoList ranges_;                   // scratch
+
+  uint64_t latest_step_ = 0;   // the highest that a plan or an owner named
+  bool has_plan_ = false;      // leader: sent one; others: ReceivePlan returned one
+  uint64_t plan_step_ = 0;     // of the last plan sent or received
+  bool result_due_ = false;    // others: that plan waits for SendResult
+  bool plan_arrived_ = false;  // others: plan_text_ is whole, and not yet returned
+  std::string plan_text_;      // leader: as sent; others: as it comes in
+  std::string result_text_;    // as sent
+
+  // Read by any thread.
+  std::atomic<int> suspect_{-1};
+  std::atomic<bool> aborted_{false};
+  mutable absl::Mutex abort_mutex_;
+  std::string abort_reason_ ABSL_GUARDED_BY(abort_mutex_);
+  std::atomic<uint64_t> dispatch_ns_{0};
+  std::atomic<uint64_t> combine_wait_ns_{0};
+  std::atomic<uint64_t> serve_ns_{0};
+  std::atomic<uint64_t> dispatch_bytes_{0};
+  std::atomic<uint64_t> combine_bytes_{0};
+};
+
+}  // namespace moe::exchange
+
+#endif  // MOE_WORKER_EXCHANGE_TCP_GROUP_H_
