@@ -23,10 +23,12 @@ v1::GroupSpec MakeSpec(const GroupOptions& options) {
     }
   }
   *spec.mutable_limits() = options.limits;
+  spec.set_exchange(options.exchange);
   return spec;
 }
 
 constexpr size_t kMaxShownWarnings = 1000;
+constexpr char kUnknownWorker[] = "no process with this worker id was started";
 
 std::string Identity(const v1::Hello& hello) {
   return absl::StrCat(hello.worker_id(), "/", hello.nonce());
@@ -60,6 +62,11 @@ std::vector<Action> Group::Step(const Event& event, absl::Time now) {
 
 void Group::On(const WorkerStarted& event) {
   Slot& s = slot(event.slot);
+  if (s.worker_id == event.worker_id) return;
+  if (!s.worker_id.empty()) {
+    s.starting = true;  // the new one is here already
+    On(WorkerExited{event.slot, s.worker_id, "was replaced by another process", ""});
+  }
   s.starting = false;
   s.worker_id = event.worker_id;
   s.started_at = now_;
@@ -82,6 +89,8 @@ void Group::On(const WorkerExited& event) {
   std::string description = event.description;
   if (!s.kill_reason.empty()) absl::StrAppend(&description, " because ", s.kill_reason);
   if (!s.refusal.empty()) absl::StrAppend(&description, " after it was refused: ", s.refusal);
+  // A pod that is being deleted is over for the group while its process still lives.
+  if (s.member.has_value() && s.member->session != 0) Dismiss(s.member->session, description);
   DropMember(event.slot);
   s.worker_id.clear();
   s.dying = false;
@@ -205,7 +214,7 @@ std::string Group::CheckHello(const v1::Hello& hello, int* slot_idx) const {
   for (int i = 0; i < num_slots(); ++i) {
     if (!slot(i).worker_id.empty() && slot(i).worker_id == hello.worker_id()) *slot_idx = i;
   }
-  if (*slot_idx < 0) return "no process with this worker id was started";
+  if (*slot_idx < 0) return std::string(kUnknownWorker);
   const Slot& s = slot(*slot_idx);
   if (s.dying) return "this process is being replaced";
   if (hello.slot_hint() >= 0 && hello.slot_hint() != *slot_idx) {
@@ -234,6 +243,10 @@ void Group::OnHello(uint64_t session, const v1::Hello& hello) {
     return;
   }
   const std::string refusal = CheckHello(hello, &slot_idx);
+  if (options_.retry_unknown_workers && refusal == kUnknownWorker) {
+    actions_.emplace_back(CloseSession{session, refusal});
+    return;
+  }
   if (!refusal.empty()) {
     if (slot_idx >= 0 && !slot(slot_idx).member.has_value()) slot(slot_idx).refusal = refusal;
     Log(true, absl::StrCat("refused worker ", hello.worker_id(), ": ", refusal));
@@ -252,7 +265,7 @@ void Group::OnHello(uint64_t session, const v1::Hello& hello) {
     s.member->progress_at = now_;
     s.refusal.clear();
   } else if (s.member->session != 0) {
-    actions_.emplace_back(CloseSession{s.member->session});
+    actions_.emplace_back(CloseSession{s.member->session, {}});
     slot_of_session_.erase(s.member->session);
   }
   s.member->hello = hello;
@@ -291,11 +304,15 @@ void Group::On(const SessionClosed& event) {
   Changed();
 }
 
-void Group::Refuse(uint64_t session, const std::string& reason) {
+void Group::Dismiss(uint64_t session, const std::string& reason) {
   v1::ControllerMessage message;
   message.mutable_dismiss()->set_reason(reason);
   actions_.emplace_back(SendMessage{session, std::move(message)});
-  actions_.emplace_back(CloseSession{session});
+}
+
+void Group::Refuse(uint64_t session, const std::string& reason) {
+  Dismiss(session, reason);
+  actions_.emplace_back(CloseSession{session, {}});
 }
 
 void Group::DropMember(int slot_idx) {
@@ -303,7 +320,7 @@ void Group::DropMember(int slot_idx) {
   if (!s.member.has_value()) return;
   if (s.member->session != 0) {
     slot_of_session_.erase(s.member->session);
-    actions_.emplace_back(CloseSession{s.member->session});
+    actions_.emplace_back(CloseSession{s.member->session, {}});
   }
   s.member.reset();
 }
@@ -328,6 +345,8 @@ void Group::OnLoaded(int slot_idx, const v1::Loaded& loaded) {
 void Group::OnHeartbeat(int slot_idx, const v1::Heartbeat& heartbeat) {
   Member& member = *slot(slot_idx).member;
   member.busy_seconds = heartbeat.busy_seconds();
+  member.num_running = heartbeat.num_running();
+  member.num_waiting = heartbeat.num_waiting();
   if (heartbeat.expert_tokens().empty()) return;  // still loading
   const absl::Status status =
       load_.Update(slot_idx, Identity(member.hello),
@@ -363,9 +382,9 @@ void Group::CheckSlot(int slot_idx) {
   const absl::Duration silence = now_ - member.heard_at;
   if (member.session == 0) {
     // A running epoch goes on without its sessions.
-    if (stage_ != Stage::kActive && silence > options_.hello_deadline) {
+    if (stage_ != Stage::kActive && silence > options_.reconnect_deadline) {
       Kill(slot_idx, absl::StrCat("it lost its session and did not connect again within ",
-                                  absl::FormatDuration(options_.hello_deadline)));
+                                  absl::FormatDuration(options_.reconnect_deadline)));
     }
     return;
   }
@@ -402,14 +421,18 @@ void Group::CheckStageDeadline() {
 
 // ---- The end ----
 
+void Group::On(const DrainRequested&) {
+  if (draining_) return;
+  draining_ = true;
+  Changed();
+}
+
 void Group::On(const StopRequested&) {
   if (over()) return;
   EndEpoch("the group is stopping", /*process_ended=*/false);
   stopping_ = true;
   for (const auto& [session, slot_idx] : slot_of_session_) {
-    v1::ControllerMessage message;
-    message.mutable_dismiss()->set_reason("the group is stopping");
-    actions_.emplace_back(SendMessage{session, std::move(message)});
+    Dismiss(session, "the group is stopping");
   }
   Changed();
 }

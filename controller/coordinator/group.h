@@ -1,7 +1,7 @@
 // The membership of one group of workers, as a pure state machine.
 //
 // What happens goes in as events, what to do comes out as actions; no thread, clock or socket is
-// here. The executor (server.h) carries the actions out in order and feeds back what comes of
+// here. The executor (group_loop.h) carries the actions out in order and feeds back what comes of
 // them.
 //
 //   no epoch --every slot has a loaded member--> claiming --EpochClaimed--> preparing
@@ -19,7 +19,7 @@
 //     at most as max_time_step: nobody is killed for a silence that was ours.
 //   * A controller that takes over finds the running epoch in the Hello messages and keeps it.
 //
-// Tested by tests/controller/coordinator/group_test.cc and group_simulation_test.cc.
+// Tested by tests/controller/coordinator/group_{test,pods_test,simulation_test}.cc.
 #ifndef MOE_CONTROLLER_COORDINATOR_GROUP_H_
 #define MOE_CONTROLLER_COORDINATOR_GROUP_H_
 
@@ -42,11 +42,13 @@
 namespace moe::coordinator {
 
 struct GroupOptions {
+  std::string name;     // "namespace/deployment/index", or empty
   Placement placement;  // CheckPlacement must hold
   int num_layers = 0;
   int num_attention_ranks = 1;  // in [1, placement.num_slots]
   bool replicated_attention = false;
   v1::EngineLimits limits;
+  v1::ExchangeKind exchange = v1::EXCHANGE_SHARED_MEMORY;
   uint64_t term = 1;        // of this controller; above every earlier one
   uint64_t last_epoch = 0;  // the highest ever claimed
 
@@ -56,9 +58,13 @@ struct GroupOptions {
   absl::Duration heartbeat_deadline = absl::Seconds(10);
   // A suspect that was heard from within this time is thought to be alive.
   absl::Duration fresh_heartbeat = absl::Seconds(3);
-  // From the start of a process to its Hello, and from a lost session to the next Hello while no
-  // epoch is active.
+  // From the start of a process to its Hello. For a pod also the time to pull its image.
   absl::Duration hello_deadline = absl::Seconds(60);
+  // From a lost session to the next Hello while no epoch is active.
+  absl::Duration reconnect_deadline = absl::Seconds(60);
+  // A worker that is not known is told to try again, not to end: the runtime may report it later
+  // than it connects.
+  bool retry_unknown_workers = false;
   // Between two reports of progress while weights load.
   absl::Duration load_deadline = absl::Minutes(10);
   // A live suspect is killed when a second epoch blames it within this time.
@@ -85,7 +91,8 @@ struct GroupOptions {
 
 // ---- Events ----
 
-// The runtime started (or, after a takeover, found) a process for a slot.
+// The runtime started (or, after a takeover, found) a process for a slot. It ends what was known of
+// an earlier process of that slot.
 struct WorkerStarted {
   int slot = 0;
   std::string worker_id;  // never used for another process of this runtime
@@ -113,9 +120,10 @@ struct EpochClaimed {
   absl::Status status;
 };
 struct Tick {};  // several times each second
+struct DrainRequested {};
 struct StopRequested {};
 using Event = std::variant<WorkerStarted, WorkerStartFailed, WorkerExited, SessionMessage,
-                           SessionClosed, EpochClaimed, Tick, StopRequested>;
+                           SessionClosed, EpochClaimed, Tick, DrainRequested, StopRequested>;
 
 // ---- Actions ----
 
@@ -125,8 +133,9 @@ struct SendMessage {
 };
 struct CloseSession {  // after what was sent before
   uint64_t session = 0;
+  std::string retry_reason;  // why the worker should try again; empty: it is over in good order
 };
-struct StartWorker {  // answered by WorkerStarted or WorkerStartFailed
+struct StartWorker {  // answered by WorkerStarted or WorkerStartFailed, perhaps much later
   int slot = 0;
 };
 struct KillWorker {  // answered by WorkerExited
@@ -160,6 +169,7 @@ class Group {
   v1::GroupState State() const;
   v1::GroupState::Phase phase() const;
   uint64_t epoch() const { return stage_ == Stage::kActive ? epoch_ : 0; }  // 0: none is active
+  bool draining() const { return draining_; }
   const v1::GroupSpec& spec() const { return spec_; }
 
  private:
@@ -176,6 +186,8 @@ class Group {
     uint64_t bytes_total = 0;
     std::optional<v1::Loaded> loaded;
     double busy_seconds = 0;
+    uint32_t num_running = 0;
+    uint32_t num_waiting = 0;
     bool prepared = false;  // in the current epoch
     bool joined = false;
   };
@@ -204,6 +216,7 @@ class Group {
   void On(const SessionClosed& event);
   void On(const EpochClaimed& event);
   void On(const Tick& event);
+  void On(const DrainRequested& event);
   void On(const StopRequested& event);
 
   void OnHello(uint64_t session, const v1::Hello& hello);
@@ -227,6 +240,7 @@ class Group {
   // again.
   void Blame(int slot_idx, const std::string& reason);
   void Kill(int slot_idx, const std::string& reason);
+  void Dismiss(uint64_t session, const std::string& reason);
   void Refuse(uint64_t session, const std::string& reason);
   void DropMember(int slot_idx);
   // Ends the current epoch, if any, with Abort to all of its members that are left.
@@ -268,6 +282,7 @@ class Group {
   int num_epoch_failures_ = 0;  // in a row, for the backoff
   int num_failed_epochs_ = 0;   // in a row, never active
   absl::Time next_epoch_at_ = absl::InfinitePast();
+  bool draining_ = false;
   bool stopping_ = false;
   bool failed_ = false;
   std::string reason_;

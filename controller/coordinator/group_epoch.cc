@@ -168,6 +168,7 @@ void Group::SendPrepare(int slot_idx) {
     member->set_slot(static_cast<uint32_t>(i));
     member->set_worker_id(hello.worker_id());
     member->set_nonce(hello.nonce());
+    member->set_exchange_address(hello.exchange_address());
   }
   Send(slot_idx, std::move(message));
 }
@@ -212,7 +213,9 @@ v1::GroupState::Phase Group::phase() const {
 
 v1::GroupState Group::State() const {
   v1::GroupState state;
+  state.set_group(options_.name);
   state.set_phase(phase());
+  state.set_draining(draining_);
   state.set_reason(reason_);
   state.set_term(options_.term);
   state.set_layout(absl::StrCat("EP", num_slots(), "_TP1_PP1_DP1"));
@@ -223,6 +226,10 @@ v1::GroupState Group::State() const {
   if (stage_ == Stage::kActive) {
     state.set_epoch(epoch_);
     state.set_leader_address(slot(0).member->hello.engine_address());
+  }
+  if (slot(0).member.has_value()) {
+    state.set_num_running(slot(0).member->num_running);
+    state.set_num_waiting(slot(0).member->num_waiting);
   }
   uint64_t kv_capacity_tokens = 0;
   uint64_t bytes_done = 0;

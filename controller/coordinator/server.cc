@@ -3,306 +3,456 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/server_builder.h>
 
+#include <algorithm>
 #include <chrono>
-#include <deque>
+#include <cstdint>
 #include <map>
+#include <optional>
 #include <thread>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "controller/coordinator/group_loop.h"
+#include "controller/coordinator/server_limits.h"
 #include "controller/coordinator/streams.h"
+#include "identity/peer_identity.h"
 #include "proto/coordinator.grpc.pb.h"
-#include "spdlog/spdlog.h"
 
 namespace moe::coordinator {
-namespace {
 
-// Monotonic; its zero means nothing.
-absl::Time SteadyNow() {
-  return absl::UnixEpoch() + absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
+std::string_view DeploymentOfGroup(std::string_view group) {
+  const size_t slash = group.rfind('/');
+  return slash == std::string_view::npos ? std::string_view() : group.substr(0, slash);
 }
-
-}  // namespace
 
 class CoordinatorServer::Impl : public v1::Coordinator::CallbackService {
  public:
-  Impl(CoordinatorOptions options, std::unique_ptr<EpochStore> store, runtime::Runtime* runtime)
+  explicit Impl(ServerOptions options)
       : options_(std::move(options)),
-        store_(std::move(store)),
-        runtime_(runtime),
-        group_(options_.group) {
-    published_ = std::make_shared<v1::GroupState>(group_.State());
-  }
+        leading_(options_.leading),
+        leader_address_(options_.leader_address) {}
 
-  ~Impl() override { Shutdown(absl::ZeroDuration()); }
+  ~Impl() override { Shutdown(); }
 
   absl::Status Listen() {
     grpc::ServerBuilder builder;
-    // SO_REUSEPORT would let a second controller listen beside this one unnoticed.
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    SetLimits(options_, &builder);
     int port = 0;
-    builder.AddListeningPort(options_.listen_address, grpc::InsecureServerCredentials(), &port);
+    builder.AddListeningPort(
+        options_.listen_address,
+        options_.credentials != nullptr ? options_.credentials : grpc::InsecureServerCredentials(),
+        &port);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
-    if (server_ == nullptr) {
+    if (server_ == nullptr || port == 0) {
       return absl::UnavailableError(absl::StrCat("cannot listen on ", options_.listen_address));
     }
     address_ = options_.listen_address;
     if (!absl::StartsWith(address_, "unix:")) {
       address_ = absl::StrCat(address_.substr(0, address_.rfind(':')), ":", port);
     }
+    janitor_ = std::thread([this] { EndSilentSessions(); });
     return absl::OkStatus();
   }
 
-  void StartLoop() {
-    runtime_->SetExitCallback([this](const runtime::WorkerExit& exit) {
-      Push(WorkerExited{exit.slot, exit.worker_id, exit.description, exit.last_lines});
-    });
-    loop_ = std::thread([this] { Loop(); });
-  }
-
-  void Shutdown(absl::Duration grace) {
+  absl::Status AddGroup(const std::string& name, GroupOptions group,
+                        std::unique_ptr<EpochStore> store, runtime::Runtime* runtime,
+                        StateCallback on_state) {
+    absl::MutexLock admin(&admin_mu_);
+    const std::string deployment(DeploymentOfGroup(name));
     {
       absl::MutexLock lock(&mu_);
-      if (shutdown_begun_) {
-        mu_.Await(absl::Condition(&shutdown_done_));
-        return;
+      if (!leading_ || shut_down_) {
+        return absl::FailedPreconditionError("this coordinator does not lead");
       }
-      shutdown_begun_ = true;
+      if (groups_.contains(name)) {
+        return absl::AlreadyExistsError(absl::StrCat("group '", name, "' is led already"));
+      }
     }
-    if (loop_.joinable()) {
-      Push(StopRequested{});
-      {
-        // Until the loop has told the workers and will start no more of them.
-        absl::MutexLock lock(&mu_);
-        mu_.Await(absl::Condition(&stop_handled_));
+    group.name = name;
+    auto loop =
+        GroupLoop::Start({.group = std::move(group),
+                          .tick = options_.tick,
+                          .publish_interval = options_.publish_interval,
+                          .on_published =
+                              [this, deployment, on_state = std::move(on_state)](
+                                  const std::shared_ptr<const v1::GroupState>& state, bool urgent) {
+                                if (on_state) on_state(*state);
+                                absl::MutexLock lock(&mu_);
+                                ShowIfDue(deployment, urgent);
+                              }},
+                         std::move(store), runtime);
+    if (!loop.ok()) return loop.status();
+    absl::MutexLock lock(&mu_);
+    groups_[name] = *std::move(loop);
+    ShowIfDue(deployment, /*urgent=*/true);
+    return absl::OkStatus();
+  }
+
+  void SetDraining(const std::string& name) {
+    if (const auto loop = FindGroup(name)) loop->SetDraining();
+  }
+
+  void StopGroup(const std::string& name, absl::Duration grace) {
+    if (const auto loop = FindGroup(name)) loop->StopWorkers(grace);
+  }
+
+  void RemoveGroup(const std::string& name) {
+    absl::MutexLock admin(&admin_mu_);
+    std::shared_ptr<GroupLoop> loop;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto found = groups_.find(name);
+      if (found == groups_.end()) return;
+      loop = std::move(found->second);
+      groups_.erase(found);
+      ShowIfDue(std::string(DeploymentOfGroup(name)), /*urgent=*/true);
+    }
+    loop->Stop(NotLed(name));
+  }
+
+  void ShowDeployment(const std::string& deployment) {
+    absl::MutexLock lock(&mu_);
+    if (!leading_) return;
+    shown_.try_emplace(deployment, absl::InfinitePast());
+    ShowIfDue(deployment, /*urgent=*/true);
+  }
+
+  void HideDeployment(const std::string& deployment) {
+    absl::MutexLock lock(&mu_);
+    shown_.erase(deployment);
+    for (const auto& [id, watcher] : watchers_) {
+      if (watcher.deployment == deployment) {
+        watcher.stream->Close(absl::UnavailableError("the deployment is not led here any more"));
       }
-      runtime_->StopAll(grace);
-      {
-        absl::MutexLock lock(&mu_);
-        loop_ends_ = true;
-      }
-      loop_.join();
+    }
+  }
+
+  void SetLeading(bool leading, const std::string& leader_address) {
+    absl::MutexLock admin(&admin_mu_);
+    std::map<std::string, std::shared_ptr<GroupLoop>, std::less<>> groups;
+    {
+      absl::MutexLock lock(&mu_);
+      leading_ = leading;
+      leader_address_ = leader_address;
+      if (leading) return;
+      groups.swap(groups_);
+      shown_.clear();
+      for (const auto& [id, session] : sessions_) session.stream->Redirect(leader_address);
+      for (const auto& [id, watcher] : watchers_) watcher.stream->Redirect(leader_address);
+    }
+    for (const auto& [name, loop] : groups) loop->Stop(NotLed(name));
+  }
+
+  std::shared_ptr<const v1::GroupState> State(std::string_view name) const {
+    const auto loop = FindGroup(name);
+    return loop == nullptr ? nullptr : loop->State();
+  }
+
+  void Shutdown() {
+    absl::MutexLock admin(&admin_mu_);
+    std::map<std::string, std::shared_ptr<GroupLoop>, std::less<>> groups;
+    const absl::Status ended = ShuttingDown();
+    {
+      absl::MutexLock lock(&mu_);
+      if (std::exchange(shut_down_, true)) return;
+      groups = groups_;
+    }
+    for (const auto& [name, loop] : groups) loop->Stop(ended);
+    {
+      absl::MutexLock lock(&mu_);
+      for (const auto& [id, session] : sessions_) session.stream->Close(ended);
+      for (const auto& [id, watcher] : watchers_) watcher.stream->Close(ended);
     }
     if (server_ != nullptr) {
-      std::vector<std::shared_ptr<WatchStream>> watchers;
-      {
-        absl::MutexLock lock(&mu_);
-        for (const auto& [id, watcher] : watchers_) watchers.push_back(watcher);
-      }
-      for (const auto& watcher : watchers) watcher->Close();
       server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
       server_->Wait();
     }
-    absl::MutexLock lock(&mu_);
-    shutdown_done_ = true;
+    if (janitor_.joinable()) janitor_.join();
   }
 
-  v1::GroupState State() const {
-    absl::MutexLock lock(&mu_);
-    return *published_;
-  }
   const std::string& address() const { return address_; }
 
  private:
+  struct SessionEntry {
+    std::shared_ptr<SessionStream> stream;
+    std::optional<identity::PeerIdentity> peer;  // without in local mode
+    absl::Time opened_at;
+    std::shared_ptr<GroupLoop> loop;  // from Hello on
+  };
+  struct WatcherEntry {
+    std::shared_ptr<WatchStream> stream;
+    std::string deployment;
+  };
+
+  static absl::Status NotLed(const std::string& name) {
+    return absl::UnavailableError(absl::StrCat("group '", name, "' is not led here now"));
+  }
+
+  static absl::Status ShuttingDown() {
+    return absl::UnavailableError("the coordinator is shutting down");
+  }
+
+  std::shared_ptr<GroupLoop> FindGroup(std::string_view name) const {
+    absl::MutexLock lock(&mu_);
+    const auto found = groups_.find(name);
+    return found == groups_.end() ? nullptr : found->second;
+  }
+
   // ---- gRPC's threads ----
 
   grpc::ServerBidiReactor<v1::WorkerMessage, v1::ControllerMessage>* Session(
-      grpc::CallbackServerContext* /*context*/) override {
-    std::shared_ptr<SessionStream> stream;
-    {
-      absl::MutexLock lock(&mu_);
-      const uint64_t id = ++last_stream_;
-      stream = SessionStream::Create(id, {.on_message =
-                                              [this](uint64_t session, v1::WorkerMessage message) {
-                                                Push(SessionMessage{session, std::move(message)});
-                                              },
-                                          .on_closed =
-                                              [this](uint64_t session) {
-                                                absl::MutexLock inner(&mu_);
-                                                sessions_.erase(session);
-                                                events_.emplace_back(SessionClosed{session});
-                                              }});
-      sessions_[id] = stream;
+      grpc::CallbackServerContext* context) override {
+    absl::StatusOr<std::optional<identity::PeerIdentity>> peer = Identify(*context);
+    if (peer.ok() && peer->has_value() && (*peer)->role != identity::Role::kWorker) {
+      peer = absl::PermissionDeniedError("a session is for workers");
     }
-    stream->ReadNext();
-    return stream.get();
-  }
-
-  grpc::ServerWriteReactor<v1::GroupState>* WatchGroup(
-      grpc::CallbackServerContext* /*context*/, const v1::WatchGroupRequest* /*request*/) override {
-    std::shared_ptr<WatchStream> stream;
-    std::shared_ptr<const v1::GroupState> state;
-    {
-      absl::MutexLock lock(&mu_);
-      const uint64_t id = ++last_stream_;
-      stream = WatchStream::Create([this, id] {
-        absl::MutexLock inner(&mu_);
-        watchers_.erase(id);
-      });
-      watchers_[id] = stream;
-      state = published_;
-    }
-    stream->Show(std::move(state));
-    return stream.get();
-  }
-
-  void Push(Event event) {
     absl::MutexLock lock(&mu_);
-    events_.push_back(std::move(event));
-  }
-
-  // ---- The loop thread ----
-
-  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !events_.empty() || loop_ends_; }
-
-  void Loop() {
-    absl::Time next_tick = SteadyNow();
-    while (true) {
-      std::deque<Event> events;
-      {
-        absl::MutexLock lock(&mu_);
-        mu_.AwaitWithTimeout(absl::Condition(this, &Impl::HasWork), next_tick - SteadyNow());
-        if (loop_ends_) break;
-        events.swap(events_);
-      }
-      // All that has come before the clock moves on: a heartbeat in the queue is no silence.
-      for (; !events.empty(); events.pop_front()) Handle(events.front());
-      const absl::Time now = SteadyNow();
-      if (now >= next_tick) {
-        Handle(Tick{});
-        next_tick = now + options_.tick;
-      }
-      Publish(now);
-    }
-    Publish(SteadyNow());
-  }
-
-  void Handle(const Event& event) {
-    // What follows from carrying out actions comes before what others report: a worker's Hello must
-    // find its process known.
-    std::deque<Event> events = {event};
-    for (; !events.empty(); events.pop_front()) {
-      for (Action& action : group_.Step(events.front(), SteadyNow())) {
-        std::visit([&](auto& a) { Do(a, &events); }, action);
-      }
-      if (const auto* message = std::get_if<SessionMessage>(&events.front())) {
-        if (const auto stream = FindSession(message->session)) stream->ReadNext();
-      }
-    }
-    if (std::holds_alternative<StopRequested>(event)) {
-      absl::MutexLock lock(&mu_);
-      stop_handled_ = true;
-    }
-  }
-
-  void Do(SendMessage& action, std::deque<Event>* /*events*/) {
-    if (const auto stream = FindSession(action.session)) stream->Send(std::move(action.message));
-  }
-  void Do(CloseSession& action, std::deque<Event>* /*events*/) {
-    if (const auto stream = FindSession(action.session)) stream->Close();
-  }
-  void Do(StartWorker& action, std::deque<Event>* events) {
-    const absl::StatusOr<std::string> worker_id = runtime_->StartWorker(action.slot);
-    if (worker_id.ok()) {
-      events->push_back(WorkerStarted{action.slot, *worker_id});
+    const uint64_t id = ++last_stream_;
+    const auto stream = SessionStream::Create(
+        context, id, options_.max_unread_messages,
+        {.on_message = [this](
+                           uint64_t session,
+                           v1::WorkerMessage message) { OnMessage(session, std::move(message)); },
+         .on_closed = [this](uint64_t session) { OnSessionClosed(session); }});
+    if (!leading_) {
+      stream->Redirect(leader_address_);
+    } else if (shut_down_) {
+      stream->Close(ShuttingDown());
+    } else if (!peer.ok()) {
+      stream->Close(peer.status());
+    } else if (sessions_.size() >= options_.max_sessions ||
+               num_greeting_ >= options_.max_greeting_sessions) {
+      stream->Close(absl::ResourceExhaustedError("too many sessions"));
     } else {
-      events->push_back(WorkerStartFailed{action.slot, std::string(worker_id.status().message())});
+      sessions_[id] = {
+          .stream = stream, .peer = *std::move(peer), .opened_at = absl::Now(), .loop = nullptr};
+      ++num_greeting_;
+      stream->ReadNext();
     }
-  }
-  void Do(KillWorker& action, std::deque<Event>* /*events*/) { runtime_->Kill(action.worker_id); }
-  void Do(ClaimEpoch& action, std::deque<Event>* events) {
-    events->push_back(EpochClaimed{action.epoch, store_->Claim(action.epoch)});
-  }
-  void Do(GiveUp& action, std::deque<Event>* /*events*/) {
-    spdlog::error("the group has failed: {}", action.reason);
-  }
-  void Do(LogLine& action, std::deque<Event>* /*events*/) {
-    spdlog::log(action.warning ? spdlog::level::warn : spdlog::level::info, "{}", action.text);
+    return stream.get();
   }
 
-  std::shared_ptr<SessionStream> FindSession(uint64_t session) {
+  grpc::ServerWriteReactor<v1::GroupStates>* WatchGroups(
+      grpc::CallbackServerContext* context, const v1::WatchGroupsRequest* request) override {
+    absl::StatusOr<std::optional<identity::PeerIdentity>> peer = Identify(*context);
+    if (peer.ok() && peer->has_value() && (*peer)->DeploymentName() != request->deployment()) {
+      peer = absl::PermissionDeniedError("the groups of another deployment");
+    }
     absl::MutexLock lock(&mu_);
-    const auto found = sessions_.find(session);
-    return found == sessions_.end() ? nullptr : found->second;
+    const uint64_t id = ++last_stream_;
+    const auto stream = WatchStream::Create(context, [this, id] {
+      absl::MutexLock inner(&mu_);
+      watchers_.erase(id);
+    });
+    if (!leading_) {
+      stream->Redirect(leader_address_);
+    } else if (shut_down_) {
+      stream->Close(ShuttingDown());
+    } else if (!peer.ok()) {
+      stream->Close(peer.status());
+    } else if (watchers_.size() >= options_.max_watchers) {
+      stream->Close(absl::ResourceExhaustedError("too many watchers"));
+    } else {
+      watchers_[id] = {.stream = stream, .deployment = request->deployment()};
+      if (shown_.contains(request->deployment())) stream->Show(StatesOf(request->deployment()));
+    }
+    return stream.get();
   }
 
-  // Shows a change of phase or epoch at once, anything else every publish_interval.
-  void Publish(absl::Time now) {
-    const bool changed = group_.version() != published_version_;
-    const bool urgent = changed && group_.phase() != published_phase_;
-    const bool epoch_moved = changed && group_.epoch() != published_epoch_;
-    if (!urgent && !epoch_moved && now - published_at_ < options_.publish_interval) return;
-    published_version_ = group_.version();
-    published_phase_ = group_.phase();
-    published_epoch_ = group_.epoch();
-    published_at_ = now;
-    auto state = std::make_shared<const v1::GroupState>(group_.State());
-    std::vector<std::shared_ptr<WatchStream>> watchers;
+  grpc::ServerUnaryReactor* Certify(grpc::CallbackServerContext* context,
+                                    const v1::CertifyRequest* request,
+                                    v1::CertifyReply* reply) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (options_.certifier == nullptr) {
+      reactor->Finish({grpc::StatusCode::UNIMPLEMENTED, "this coordinator gives no certificates"});
+      return reactor;
+    }
     {
       absl::MutexLock lock(&mu_);
-      published_ = state;
-      for (const auto& [id, watcher] : watchers_) watchers.push_back(watcher);
+      if (!leading_) {
+        reactor->Finish(RedirectStatus(leader_address_, context));
+        return reactor;
+      }
     }
-    for (const auto& watcher : watchers) watcher->Show(state);
-    if (options_.on_state) options_.on_state(*state);
+    options_.certifier->Certify(*request,
+                                [reactor, reply](absl::StatusOr<v1::CertifyReply> answer) {
+                                  if (answer.ok()) *reply = *std::move(answer);
+                                  reactor->Finish(ToGrpc(answer.status()));
+                                });
+    return reactor;
   }
 
-  const CoordinatorOptions options_;
-  const std::unique_ptr<EpochStore> store_;  // used by the loop thread
-  runtime::Runtime* const runtime_;
+  // Nobody in local mode; else who the certificate names, or Unauthenticated.
+  absl::StatusOr<std::optional<identity::PeerIdentity>> Identify(
+      const grpc::CallbackServerContext& context) const {
+    if (options_.certifier == nullptr) return std::nullopt;
+    absl::StatusOr<identity::PeerIdentity> peer = identity::PeerOf(*context.auth_context());
+    if (!peer.ok()) return peer.status();
+    return *std::move(peer);
+  }
+
+  void OnMessage(uint64_t id, v1::WorkerMessage message) {
+    std::shared_ptr<SessionStream> stream;
+    std::shared_ptr<GroupLoop> loop;
+    absl::Status refusal;
+    bool first = false;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto found = sessions_.find(id);
+      if (found == sessions_.end()) return;
+      SessionEntry& session = found->second;
+      stream = session.stream;
+      first = session.loop == nullptr;
+      if (first) refusal = Route(message, &session);
+      loop = session.loop;
+    }
+    if (!refusal.ok()) {
+      stream->Close(refusal);
+    } else if (first) {
+      loop->Connect(id, stream, std::move(message));
+    } else {
+      loop->Receive(id, std::move(message));
+    }
+  }
+
+  // Finds the group that the first message of a session is for.
+  absl::Status Route(const v1::WorkerMessage& message, SessionEntry* session)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (!message.has_hello()) {
+      return absl::InvalidArgumentError("the first message of a session is Hello");
+    }
+    const v1::Hello& hello = message.hello();
+    if (session->peer.has_value() &&
+        (hello.worker_id() != session->peer->pod_uid ||
+         DeploymentOfGroup(hello.group()) != session->peer->DeploymentName())) {
+      return absl::PermissionDeniedError("the certificate is for another worker");
+    }
+    const auto found = groups_.find(hello.group());
+    if (found == groups_.end() || !leading_ || shut_down_) return NotLed(hello.group());
+    session->loop = found->second;
+    --num_greeting_;
+    return absl::OkStatus();
+  }
+
+  void OnSessionClosed(uint64_t id) {
+    std::shared_ptr<GroupLoop> loop;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto found = sessions_.find(id);
+      if (found == sessions_.end()) return;
+      loop = std::move(found->second.loop);
+      sessions_.erase(found);
+      if (loop == nullptr) --num_greeting_;
+    }
+    if (loop != nullptr) loop->Disconnect(id);
+  }
+
+  // ---- The loops' threads ----
+
+  // Shows its watchers the groups of `deployment`: at once, or when they have changed in counters
+  // only, every publish_interval.
+  void ShowIfDue(const std::string& deployment, bool urgent) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const auto shown = shown_.find(deployment);
+    if (shown == shown_.end()) return;
+    const absl::Time now = absl::Now();
+    // Each loop publishes that often; half of it lets none of them wait for a second round.
+    const absl::Duration since = now - shown->second;
+    if (!urgent && since >= absl::ZeroDuration() && since < options_.publish_interval / 2) return;
+    shown->second = now;
+    std::shared_ptr<const v1::GroupStates> states;
+    for (const auto& [id, watcher] : watchers_) {
+      if (watcher.deployment != deployment) continue;
+      if (states == nullptr) states = StatesOf(deployment);
+      watcher.stream->Show(states);
+    }
+  }
+
+  std::shared_ptr<const v1::GroupStates> StatesOf(const std::string& deployment)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    auto states = std::make_shared<v1::GroupStates>();
+    for (const auto& [name, loop] : groups_) {
+      if (DeploymentOfGroup(name) == deployment) *states->add_groups() = *loop->State();
+    }
+    return states;
+  }
+
+  // ---- The janitor's thread ----
+
+  void EndSilentSessions() {
+    const absl::Duration pause =
+        std::clamp(options_.hello_deadline / 4, absl::Milliseconds(10), absl::Seconds(1));
+    absl::MutexLock lock(&mu_);
+    while (!mu_.AwaitWithTimeout(absl::Condition(&shut_down_), pause)) {
+      const absl::Time now = absl::Now();
+      for (const auto& [id, session] : sessions_) {
+        if (session.loop == nullptr && now - session.opened_at > options_.hello_deadline) {
+          session.stream->Close(absl::DeadlineExceededError("no Hello came"));
+        }
+      }
+    }
+  }
+
+  const ServerOptions options_;
   std::string address_;
-  std::thread loop_;
+  std::thread janitor_;
 
-  // Of the loop thread.
-  Group group_;
-  uint64_t published_version_ = 0;
-  uint64_t published_epoch_ = 0;
-  v1::GroupState::Phase published_phase_ = v1::GroupState::PHASE_UNSPECIFIED;
-  absl::Time published_at_ = absl::InfinitePast();
-
+  // Held while groups come and go; taken before mu_, and never by a loop's thread.
+  absl::Mutex admin_mu_;
+  // Taken before the loops' and the streams' own.
   mutable absl::Mutex mu_;
-  std::deque<Event> events_ ABSL_GUARDED_BY(mu_);
+  bool leading_ ABSL_GUARDED_BY(mu_);
+  bool shut_down_ ABSL_GUARDED_BY(mu_) = false;
+  std::string leader_address_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, std::shared_ptr<GroupLoop>, std::less<>> groups_ ABSL_GUARDED_BY(mu_);
+  // The deployments that are shown, and when they last were.
+  std::map<std::string, absl::Time> shown_ ABSL_GUARDED_BY(mu_);
   uint64_t last_stream_ ABSL_GUARDED_BY(mu_) = 0;
-  std::map<uint64_t, std::shared_ptr<SessionStream>> sessions_ ABSL_GUARDED_BY(mu_);
-  std::map<uint64_t, std::shared_ptr<WatchStream>> watchers_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<const v1::GroupState> published_ ABSL_GUARDED_BY(mu_);
-  bool stop_handled_ ABSL_GUARDED_BY(mu_) = false;
-  bool loop_ends_ ABSL_GUARDED_BY(mu_) = false;
-  bool shutdown_begun_ ABSL_GUARDED_BY(mu_) = false;
-  bool shutdown_done_ ABSL_GUARDED_BY(mu_) = false;
+  size_t num_greeting_ ABSL_GUARDED_BY(mu_) = 0;  // sessions without a Hello
+  std::map<uint64_t, SessionEntry> sessions_ ABSL_GUARDED_BY(mu_);
+  std::map<uint64_t, WatcherEntry> watchers_ ABSL_GUARDED_BY(mu_);
 
   // Last, so that no call reaches a member that is gone.
   std::unique_ptr<grpc::Server> server_;
 };
 
-absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
-    CoordinatorOptions options, std::unique_ptr<EpochStore> store, runtime::Runtime* runtime) {
-  if (absl::Status status = CheckPlacement(options.group.placement); !status.ok()) return status;
-  if (options.group.num_attention_ranks < 1 ||
-      options.group.num_attention_ranks > options.group.placement.num_slots) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("attention ranks: ", options.group.num_attention_ranks, " is not in 1 to ",
-                     options.group.placement.num_slots, ", the number of workers"));
-  }
-  options.group.term = store->term();
-  options.group.last_epoch = store->last_epoch();
-  auto impl = std::make_unique<Impl>(std::move(options), std::move(store), runtime);
+absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(ServerOptions options) {
+  auto impl = std::make_unique<Impl>(std::move(options));
   if (absl::Status status = impl->Listen(); !status.ok()) return status;
-  impl->StartLoop();
   return std::unique_ptr<CoordinatorServer>(new CoordinatorServer(std::move(impl)));
 }
 
 CoordinatorServer::CoordinatorServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 CoordinatorServer::~CoordinatorServer() = default;
 
-void CoordinatorServer::Shutdown(absl::Duration grace) { impl_->Shutdown(grace); }
-v1::GroupState CoordinatorServer::State() const { return impl_->State(); }
+absl::Status CoordinatorServer::AddGroup(const std::string& name, GroupOptions options,
+                                         std::unique_ptr<EpochStore> store,
+                                         runtime::Runtime* runtime, StateCallback on_state) {
+  return impl_->AddGroup(name, std::move(options), std::move(store), runtime, std::move(on_state));
+}
+void CoordinatorServer::SetDraining(const std::string& name) { impl_->SetDraining(name); }
+void CoordinatorServer::StopGroup(const std::string& name, absl::Duration grace) {
+  impl_->StopGroup(name, grace);
+}
+void CoordinatorServer::RemoveGroup(const std::string& name) { impl_->RemoveGroup(name); }
+void CoordinatorServer::ShowDeployment(const std::string& deployment) {
+  impl_->ShowDeployment(deployment);
+}
+void CoordinatorServer::HideDeployment(const std::string& deployment) {
+  impl_->HideDeployment(deployment);
+}
+void CoordinatorServer::SetLeading(bool leading, const std::string& leader_address) {
+  impl_->SetLeading(leading, leader_address);
+}
+std::shared_ptr<const v1::GroupState> CoordinatorServer::State(std::string_view name) const {
+  return impl_->State(name);
+}
+void CoordinatorServer::Shutdown() { impl_->Shutdown(); }
 const std::string& CoordinatorServer::address() const { return impl_->address(); }
 
 }  // namespace moe::coordinator

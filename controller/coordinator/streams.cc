@@ -2,10 +2,26 @@
 
 #include <utility>
 
+#include "identity/coordinator_route.h"
+
 namespace moe::coordinator {
 
-std::shared_ptr<SessionStream> SessionStream::Create(uint64_t session, Callbacks callbacks) {
-  std::shared_ptr<SessionStream> stream(new SessionStream(session, std::move(callbacks)));
+grpc::Status ToGrpc(const absl::Status& status) {
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
+}
+
+grpc::Status RedirectStatus(const std::string& leader, grpc::CallbackServerContext* context) {
+  if (!leader.empty()) context->AddTrailingMetadata(identity::kLeaderMetadata, leader);
+  return grpc::Status(grpc::StatusCode::UNAVAILABLE, "this coordinator does not lead");
+}
+
+// ---- SessionStream ----
+
+std::shared_ptr<SessionStream> SessionStream::Create(grpc::CallbackServerContext* context,
+                                                     uint64_t session, size_t max_unread,
+                                                     Callbacks callbacks) {
+  std::shared_ptr<SessionStream> stream(
+      new SessionStream(context, session, max_unread, std::move(callbacks)));
   stream->self_ = stream;
   return stream;
 }
@@ -18,13 +34,33 @@ void SessionStream::ReadNext() {
 void SessionStream::Send(v1::ControllerMessage message) {
   absl::MutexLock lock(&mu_);
   if (closing_ || finished_) return;
+  if (outbox_.size() >= max_unread_) {
+    CloseLocked(absl::ResourceExhaustedError("the worker does not read what it is sent"));
+    // A write that waits for the worker would hold up the end.
+    context_->TryCancel();
+    return;
+  }
   outbox_.push_back(std::move(message));
   WriteNext();
 }
 
-void SessionStream::Close() {
+void SessionStream::Close(const absl::Status& status) {
   absl::MutexLock lock(&mu_);
+  CloseLocked(status);
+}
+
+void SessionStream::Redirect(const std::string& leader) {
+  absl::MutexLock lock(&mu_);
+  if (closing_ || finished_) return;
   closing_ = true;
+  end_status_ = RedirectStatus(leader, context_);
+  WriteNext();
+}
+
+void SessionStream::CloseLocked(const absl::Status& status) {
+  if (closing_ || finished_) return;
+  closing_ = true;
+  end_status_ = ToGrpc(status);
   WriteNext();
 }
 
@@ -40,7 +76,7 @@ void SessionStream::WriteNext() {
 
 void SessionStream::FinishOnce() {
   if (std::exchange(finished_, true)) return;
-  Finish(grpc::Status::OK);
+  Finish(end_status_);
 }
 
 void SessionStream::OnReadDone(bool ok) {
@@ -49,9 +85,7 @@ void SessionStream::OnReadDone(bool ok) {
     return;
   }
   // The worker has closed its side, or the connection is gone.
-  absl::MutexLock lock(&mu_);
-  closing_ = true;
-  WriteNext();
+  Close(absl::OkStatus());
 }
 
 void SessionStream::OnWriteDone(bool ok) {
@@ -76,22 +110,39 @@ void SessionStream::OnDone() {
   const std::shared_ptr<SessionStream> self = std::move(self_);
 }
 
-std::shared_ptr<WatchStream> WatchStream::Create(std::function<void()> on_closed) {
-  std::shared_ptr<WatchStream> stream(new WatchStream(std::move(on_closed)));
+// ---- WatchStream ----
+
+std::shared_ptr<WatchStream> WatchStream::Create(grpc::CallbackServerContext* context,
+                                                 std::function<void()> on_closed) {
+  std::shared_ptr<WatchStream> stream(new WatchStream(context, std::move(on_closed)));
   stream->self_ = stream;
   return stream;
 }
 
-void WatchStream::Show(std::shared_ptr<const v1::GroupState> state) {
+void WatchStream::Show(std::shared_ptr<const v1::GroupStates> states) {
   absl::MutexLock lock(&mu_);
   if (closing_ || finished_) return;
-  next_ = std::move(state);
+  next_ = std::move(states);
   WriteNext();
 }
 
-void WatchStream::Close() {
+void WatchStream::Close(const absl::Status& status) {
   absl::MutexLock lock(&mu_);
+  CloseLocked(status);
+}
+
+void WatchStream::Redirect(const std::string& leader) {
+  absl::MutexLock lock(&mu_);
+  if (closing_ || finished_) return;
   closing_ = true;
+  end_status_ = RedirectStatus(leader, context_);
+  WriteNext();
+}
+
+void WatchStream::CloseLocked(const absl::Status& status) {
+  if (closing_ || finished_) return;
+  closing_ = true;
+  end_status_ = ToGrpc(status);
   WriteNext();
 }
 
@@ -108,7 +159,7 @@ void WatchStream::WriteNext() {
 
 void WatchStream::FinishOnce() {
   if (std::exchange(finished_, true)) return;
-  Finish(grpc::Status::OK);
+  Finish(end_status_);
 }
 
 void WatchStream::OnWriteDone(bool ok) {

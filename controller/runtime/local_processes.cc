@@ -13,6 +13,7 @@ extern "C" {
 #include <cstdint>
 #include <cstdio>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -52,9 +53,9 @@ class LocalProcesses::Impl {
     close(wake_fd_);
   }
 
-  void SetExitCallback(ExitCallback callback) {
+  void SetCallbacks(Callbacks callbacks) {
     absl::MutexLock lock(&mu_);
-    exit_callback_ = std::move(callback);
+    on_exit_ = std::move(callbacks.on_exit);
   }
 
   absl::StatusOr<std::string> StartWorker(int slot) {
@@ -221,22 +222,22 @@ class LocalProcesses::Impl {
     for (const std::string& line : process.tail->Finish()) ShowIfWanted(process, line);
     close(process.pidfd);
     bool expected = false;
-    ExitCallback callback;
+    std::function<void(const WorkerExit&)> on_exit;
     {
       absl::MutexLock lock(&mu_);
       expected = stopping_;
-      callback = exit_callback_;
+      on_exit = on_exit_;
     }
     if (!expected && !options_.verbose) {
       for (const std::string& line : process.tail->lines()) {
         if (!IsAlarming(line)) Show(process, line);  // the others were shown when they came
       }
     }
-    if (callback) {
-      callback({.slot = process.slot,
-                .worker_id = process.worker_id,
-                .description = DescribeExit(wait_status),
-                .last_lines = absl::StrJoin(process.tail->lines(), "\n")});
+    if (on_exit) {
+      on_exit({.slot = process.slot,
+               .worker_id = process.worker_id,
+               .description = DescribeExit(wait_status),
+               .last_lines = absl::StrJoin(process.tail->lines(), "\n")});
     }
     // Last: StopAll promises that nothing is called after it.
     absl::MutexLock lock(&mu_);
@@ -261,7 +262,7 @@ class LocalProcesses::Impl {
   std::thread thread_;
 
   mutable absl::Mutex mu_;
-  ExitCallback exit_callback_ ABSL_GUARDED_BY(mu_);
+  std::function<void(const WorkerExit&)> on_exit_ ABSL_GUARDED_BY(mu_);
   std::deque<StartRequest*> requests_ ABSL_GUARDED_BY(mu_);  // owned by the waiting callers
   std::map<std::string, Process, std::less<>> processes_ ABSL_GUARDED_BY(mu_);
   uint64_t num_started_ ABSL_GUARDED_BY(mu_) = 0;
@@ -281,13 +282,15 @@ absl::StatusOr<std::unique_ptr<LocalProcesses>> LocalProcesses::Create(
 LocalProcesses::LocalProcesses(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 LocalProcesses::~LocalProcesses() = default;
 
-void LocalProcesses::SetExitCallback(ExitCallback callback) {
-  impl_->SetExitCallback(std::move(callback));
+void LocalProcesses::SetCallbacks(Callbacks callbacks) {
+  impl_->SetCallbacks(std::move(callbacks));
 }
-absl::StatusOr<std::string> LocalProcesses::StartWorker(int slot) {
+absl::StatusOr<std::optional<std::string>> LocalProcesses::StartWorker(int slot) {
   return impl_->StartWorker(slot);
 }
-void LocalProcesses::Kill(std::string_view worker_id) { impl_->Kill(worker_id); }
+void LocalProcesses::Kill(std::string_view worker_id, std::string_view /*reason*/) {
+  impl_->Kill(worker_id);  // the group has logged why
+}
 void LocalProcesses::StopAll(absl::Duration grace) { impl_->StopAll(grace); }
 int LocalProcesses::PidOf(std::string_view worker_id) const { return impl_->PidOf(worker_id); }
 

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,9 +41,9 @@ class LocalProcesses : public Runtime {
   // StopAll(absl::ZeroDuration()) if not yet done.
   ~LocalProcesses() override;
 
-  void SetExitCallback(ExitCallback callback) override;
-  absl::StatusOr<std::string> StartWorker(int slot) override;
-  void Kill(std::string_view worker_id) override;
+  void SetCallbacks(Callbacks callbacks) override;
+  absl::StatusOr<std::optional<std::string>> StartWorker(int slot) override;
+  void Kill(std::string_view worker_id, std::string_view reason) override;
   void StopAll(absl::Duration grace) override;
 
   // The process of a worker, or -1 when it has ended.

@@ -1,8 +1,10 @@
-// Where worker processes come from: processes of this machine now, pods later.
+// Where worker processes come from: processes of this machine (LocalProcesses) or pods
+// (PodRuntime).
 #ifndef MOE_CONTROLLER_RUNTIME_RUNTIME_H_
 #define MOE_CONTROLLER_RUNTIME_RUNTIME_H_
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -24,17 +26,24 @@ class Runtime {
  public:
   virtual ~Runtime() = default;
 
-  // Called once for each process that StartWorker returned, when it has ended, on a thread of the
-  // runtime; possibly before StartWorker returns. Must not block and must not call the runtime.
-  using ExitCallback = std::function<void(const WorkerExit&)>;
-  // Before the first StartWorker. The callback is used until StopAll returns.
-  virtual void SetExitCallback(ExitCallback callback) = 0;
+  // Called on a thread of the runtime; must not block and must not call the runtime.
+  struct Callbacks {
+    // Once for each process that was started, when it has ended; possibly before StartWorker
+    // returns.
+    std::function<void(const WorkerExit&)> on_exit;
+    // A process that StartWorker did not return. Always before its on_exit.
+    std::function<void(int slot, const std::string& worker_id)> on_started;
+  };
+  // Before the first StartWorker. The callbacks are used until StopAll returns.
+  virtual void SetCallbacks(Callbacks callbacks) = 0;
 
-  // Starts a process for `slot` and returns its worker id, which no other process gets.
-  virtual absl::StatusOr<std::string> StartWorker(int slot) = 0;
+  // Starts a process for `slot` and returns its worker id, which no other process gets; nullopt:
+  // the process was asked for, and on_started will tell.
+  virtual absl::StatusOr<std::optional<std::string>> StartWorker(int slot) = 0;
 
   // Ends the process at once, without a chance to clean up. Nothing happens if it has ended.
-  virtual void Kill(std::string_view worker_id) = 0;
+  // `reason`: for people, "it sent no heartbeat for 10s".
+  virtual void Kill(std::string_view worker_id, std::string_view reason) = 0;
 
   // Asks all processes to end, kills what is left after `grace`, and returns when none is left.
   // Nothing can be started afterwards.

@@ -47,16 +47,18 @@ class LocalProcessesTest : public ::testing::Test {
     auto processes = LocalProcesses::Create(std::move(options));
     ASSERT_TRUE(processes.ok()) << processes.status();
     processes_ = *std::move(processes);
-    processes_->SetExitCallback([this](const WorkerExit& exit) {
-      absl::MutexLock lock(&mu_);
-      exits_.push_back(exit);
-    });
+    processes_->SetCallbacks({.on_exit =
+                                  [this](const WorkerExit& exit) {
+                                    absl::MutexLock lock(&mu_);
+                                    exits_.push_back(exit);
+                                  },
+                              .on_started = nullptr});
   }
 
   std::string Start(int slot) {
     auto id = processes_->StartWorker(slot);
-    EXPECT_TRUE(id.ok()) << id.status();
-    return id.ok() ? *id : "";
+    EXPECT_TRUE(id.ok() && id->has_value()) << id.status();
+    return id.ok() ? id->value_or("") : "";
   }
 
   std::vector<WorkerExit> WaitForExits(size_t count) {
@@ -100,20 +102,20 @@ TEST_F(LocalProcessesTest, KillEndsAProcessThatIgnoresEverythingElse) {
   const int pid = processes_->PidOf(id);
   ASSERT_GT(pid, 0);
   EXPECT_EQ(getpgid(pid), pid) << "Ctrl-C would reach it";
-  processes_->Kill("no such worker");
-  processes_->Kill(id);
+  processes_->Kill("no such worker", "a test");
+  processes_->Kill(id, "a test");
   const auto exits = WaitForExits(1);
   ASSERT_EQ(exits.size(), 1u);
   EXPECT_EQ(exits[0].description, "was killed by signal 9 (Killed)");
   EXPECT_TRUE(Gone(pid));
-  processes_->Kill(id);  // nothing happens
+  processes_->Kill(id, "a test");  // nothing happens
 }
 
 TEST_F(LocalProcessesTest, AStoppedProcessCanBeKilled) {
   Create({{0, "exec sleep 1000"}});
   const std::string id = Start(0);
   kill(processes_->PidOf(id), SIGSTOP);
-  processes_->Kill(id);
+  processes_->Kill(id, "a test");
   EXPECT_EQ(WaitForExits(1).size(), 1u);
 }
 
@@ -186,7 +188,7 @@ TEST_F(LocalProcessesTest, AFloodOfOutputHoldsNobodyUp) {
   const auto exits = WaitForExits(1);
   ASSERT_EQ(exits.size(), 1u);
   EXPECT_EQ(exits[0].slot, 1);
-  processes_->Kill(flood);
+  processes_->Kill(flood, "a test");
   EXPECT_EQ(WaitForExits(2).size(), 2u);
 }
 
@@ -247,7 +249,7 @@ TEST_F(LocalProcessesTest, NoWorkerOutlivesAKilledController) {
     auto processes = LocalProcesses::Create(std::move(options));
     for (int slot = 0; slot < 8; ++slot) {
       const auto id = (*processes)->StartWorker(slot);
-      const pid_t pid = id.ok() ? (*processes)->PidOf(*id) : -1;
+      const pid_t pid = id.ok() ? (*processes)->PidOf(id->value_or("")) : -1;
       if (write(fds[1], &pid, sizeof(pid)) != sizeof(pid)) _exit(1);
     }
     pause();
@@ -288,7 +290,8 @@ TEST_F(LocalProcessesTest, SixtyFourWorkersComeAndGo) {
   Create(std::move(scripts));
   std::vector<std::string> ids;
   for (int slot = 0; slot < 64; ++slot) ids.push_back(Start(slot));
-  for (int slot = 0; slot < 64; slot += 2) processes_->Kill(ids[static_cast<size_t>(slot)]);
+  for (int slot = 0; slot < 64; slot += 2)
+    processes_->Kill(ids[static_cast<size_t>(slot)], "a test");
   EXPECT_EQ(WaitForExits(32).size(), 32u);
   processes_->StopAll(absl::Seconds(30));
   EXPECT_EQ(WaitForExits(64).size(), 64u);

@@ -1,4 +1,4 @@
-#include "controller/coordinator/epoch_store.h"
+#include "controller/coordinator/file_epoch_store.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -89,7 +89,7 @@ std::string FolderOf(const std::string& path) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<EpochStore>> EpochStore::Open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<FileEpochStore>> FileEpochStore::Open(const std::string& path) {
   // The lock is a file of its own, because rename replaces the file that holds the record.
   const std::string lock_path = path + ".lock";
   const int lock_fd = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -107,14 +107,15 @@ absl::StatusOr<std::unique_ptr<EpochStore>> EpochStore::Open(const std::string& 
     close(lock_fd);
     return record.status();
   }
-  std::unique_ptr<EpochStore> store(new EpochStore(path, lock_fd, record->term + 1, record->epoch));
+  std::unique_ptr<FileEpochStore> store(
+      new FileEpochStore(path, lock_fd, record->term + 1, record->epoch));
   if (absl::Status status = store->Write(); !status.ok()) return status;
   return store;
 }
 
-EpochStore::~EpochStore() { close(lock_fd_); }
+FileEpochStore::~FileEpochStore() { close(lock_fd_); }
 
-absl::Status EpochStore::Claim(uint64_t epoch) {
+absl::Status FileEpochStore::Claim(uint64_t epoch) {
   if (epoch <= last_epoch_) {
     return absl::InvalidArgumentError(absl::StrCat("epoch ", epoch, " is not above ", last_epoch_));
   }
@@ -123,7 +124,7 @@ absl::Status EpochStore::Claim(uint64_t epoch) {
   return Write();
 }
 
-absl::Status EpochStore::Write() {
+absl::Status FileEpochStore::Write() {
   const std::string beside = path_ + ".new";
   const int fd = open(beside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (fd < 0) return ErrnoStatus("cannot create", beside);

@@ -1,4 +1,4 @@
-#include "controller/coordinator/epoch_store.h"
+#include "controller/coordinator/file_epoch_store.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,14 +16,14 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class EpochStoreTest : public ::testing::Test {
+class FileEpochStoreTest : public ::testing::Test {
  protected:
-  EpochStoreTest() {
+  FileEpochStoreTest() {
     std::string form = ::testing::TempDir() + "/epochs-XXXXXX";
     folder_ = mkdtemp(form.data());
     path_ = folder_ + "/term";
   }
-  ~EpochStoreTest() override { std::filesystem::remove_all(folder_); }
+  ~FileEpochStoreTest() override { std::filesystem::remove_all(folder_); }
 
   void WriteFile(const std::string& text) { std::ofstream(path_) << text; }
 
@@ -31,16 +31,16 @@ class EpochStoreTest : public ::testing::Test {
   std::string path_;
 };
 
-TEST_F(EpochStoreTest, AFreshFileBeginsWithTermOne) {
-  auto store = EpochStore::Open(path_);
+TEST_F(FileEpochStoreTest, AFreshFileBeginsWithTermOne) {
+  auto store = FileEpochStore::Open(path_);
   ASSERT_TRUE(store.ok()) << store.status();
   EXPECT_EQ((*store)->term(), 1u);
   EXPECT_EQ((*store)->last_epoch(), 0u);
 }
 
-TEST_F(EpochStoreTest, EachOpeningRaisesTheTermAndKeepsTheEpoch) {
+TEST_F(FileEpochStoreTest, EachOpeningRaisesTheTermAndKeepsTheEpoch) {
   for (uint64_t term = 1; term <= 3; ++term) {
-    auto store = EpochStore::Open(path_);
+    auto store = FileEpochStore::Open(path_);
     ASSERT_TRUE(store.ok()) << store.status();
     EXPECT_EQ((*store)->term(), term);
     EXPECT_EQ((*store)->last_epoch(), 10 * (term - 1));
@@ -48,8 +48,8 @@ TEST_F(EpochStoreTest, EachOpeningRaisesTheTermAndKeepsTheEpoch) {
   }
 }
 
-TEST_F(EpochStoreTest, AnEpochIsClaimedOnce) {
-  auto store = EpochStore::Open(path_);
+TEST_F(FileEpochStoreTest, AnEpochIsClaimedOnce) {
+  auto store = FileEpochStore::Open(path_);
   ASSERT_TRUE(store.ok());
   ASSERT_TRUE((*store)->Claim(5).ok());
   EXPECT_EQ((*store)->Claim(5).code(), absl::StatusCode::kInvalidArgument);
@@ -57,33 +57,33 @@ TEST_F(EpochStoreTest, AnEpochIsClaimedOnce) {
   EXPECT_TRUE((*store)->Claim(6).ok());
 }
 
-TEST_F(EpochStoreTest, ASecondControllerIsKeptOut) {
-  auto store = EpochStore::Open(path_);
+TEST_F(FileEpochStoreTest, ASecondControllerIsKeptOut) {
+  auto store = FileEpochStore::Open(path_);
   ASSERT_TRUE(store.ok());
-  const auto second = EpochStore::Open(path_);
+  const auto second = FileEpochStore::Open(path_);
   EXPECT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition);
   store->reset();
-  EXPECT_TRUE(EpochStore::Open(path_).ok());
+  EXPECT_TRUE(FileEpochStore::Open(path_).ok());
 }
 
-TEST_F(EpochStoreTest, AFileOfAnotherFormIsNotGuessedAt) {
+TEST_F(FileEpochStoreTest, AFileOfAnotherFormIsNotGuessedAt) {
   for (const char* text :
        {"", "moe-epochs 1 3 4", "moe-epochs 1 3\n", "moe-epochs 2 3 4\n", "moe-epochs 1 3 4 5\n",
         "moe-epochs 1 -3 4\n", "moe-epochs 1 3 4\n\n", "moe-epochs 1 99999999999999999999 4\n"}) {
     WriteFile(text);
-    const auto store = EpochStore::Open(path_);
+    const auto store = FileEpochStore::Open(path_);
     EXPECT_EQ(store.status().code(), absl::StatusCode::kDataLoss) << '"' << text << '"';
     EXPECT_THAT(std::string(store.status().message()), HasSubstr(path_));
   }
 }
 
-TEST_F(EpochStoreTest, AFileThatIsMuchTooLongIsRefused) {
+TEST_F(FileEpochStoreTest, AFileThatIsMuchTooLongIsRefused) {
   WriteFile("moe-epochs 1 3 4\n" + std::string(1 << 20, 'x'));
-  EXPECT_EQ(EpochStore::Open(path_).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(FileEpochStore::Open(path_).status().code(), absl::StatusCode::kDataLoss);
 }
 
-TEST_F(EpochStoreTest, AFailedClaimBurnsItsNumber) {
-  auto store = EpochStore::Open(path_);
+TEST_F(FileEpochStoreTest, AFailedClaimBurnsItsNumber) {
+  auto store = FileEpochStore::Open(path_);
   ASSERT_TRUE(store.ok());
   // A folder in the way of the new file makes every write fail, also for root.
   ASSERT_EQ(mkdir((path_ + ".new").c_str(), 0700), 0);
@@ -93,8 +93,8 @@ TEST_F(EpochStoreTest, AFailedClaimBurnsItsNumber) {
   EXPECT_TRUE((*store)->Claim(2).ok());
 }
 
-TEST_F(EpochStoreTest, AMissingFolderIsAnErrorWithItsPath) {
-  const auto store = EpochStore::Open(folder_ + "/none/term");
+TEST_F(FileEpochStoreTest, AMissingFolderIsAnErrorWithItsPath) {
+  const auto store = FileEpochStore::Open(folder_ + "/none/term");
   EXPECT_EQ(store.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(store.status().message()), HasSubstr("/none/term"));
 }

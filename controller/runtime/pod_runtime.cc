@@ -1,0 +1,151 @@
+#include "controller/runtime/pod_runtime.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace moe::runtime {
+
+PodRuntime::PodRuntime(std::vector<int> slot_of_rank, std::function<void()> on_change)
+    : slot_of_rank_(std::move(slot_of_rank)), on_change_(std::move(on_change)) {}
+
+int PodRuntime::RankOf(int slot) const {
+  const auto found = std::find(slot_of_rank_.begin(), slot_of_rank_.end(), slot);
+  return found == slot_of_rank_.end() ? -1 : static_cast<int>(found - slot_of_rank_.begin());
+}
+
+void PodRuntime::Observe(const std::vector<WorkerPod>& pods) {
+  bool changed = false;
+  {
+    absl::MutexLock lock(&mu_);
+    if (stopped_) return;
+    if (!connected_) {
+      observed_ = pods;
+      return;
+    }
+    changed = Apply(pods);
+  }
+  if (changed && on_change_) on_change_();
+}
+
+void PodRuntime::SetCallbacks(Callbacks callbacks) {
+  bool changed = false;
+  {
+    absl::MutexLock lock(&mu_);
+    callbacks_ = std::move(callbacks);
+    if (std::exchange(connected_, true)) return;
+    changed = Apply(std::exchange(observed_, {}));
+  }
+  if (changed && on_change_) on_change_();
+}
+
+// Returns whether what is wanted or unwanted has changed.
+bool PodRuntime::Apply(const std::vector<WorkerPod>& pods) {
+  bool changed = false;
+  std::map<std::string, const WorkerPod*, std::less<>> seen;
+  for (const WorkerPod& pod : pods) {
+    if (RankOf(pod.slot) < 0) continue;
+    seen[pod.uid] = &pod;
+    int& highest = incarnation_.try_emplace(pod.slot, pod.incarnation).first->second;
+    highest = std::max(highest, pod.incarnation);
+  }
+  // Ends first: a slot has one pod at a time.
+  for (auto it = pods_.begin(); it != pods_.end();) {
+    Pod& pod = it->second;
+    const auto found = seen.find(it->first);
+    if (found == seen.end()) {
+      Exit(it->first, &pod, "was deleted", "");
+      changed = changed || pod.unwanted;
+      it = pods_.erase(it);
+      continue;
+    }
+    if (found->second->ended) {
+      Exit(it->first, &pod, found->second->description, found->second->last_lines);
+    } else if (pod.incarnation < incarnation_[pod.slot] && !pod.unwanted) {
+      Exit(it->first, &pod, "was replaced by another pod", "");
+      pod.unwanted = true;
+      changed = true;
+    }
+    ++it;
+  }
+  for (const auto& [uid, observed] : seen) {
+    if (pods_.contains(uid)) continue;
+    Pod& pod = pods_[uid];
+    pod.slot = observed->slot;
+    pod.incarnation = observed->incarnation;
+    if (pod.incarnation < incarnation_[pod.slot]) {
+      pod.exited = true;  // it never counts
+      pod.unwanted = !observed->ended;
+      changed = changed || pod.unwanted;
+      continue;
+    }
+    changed = wanted_.erase(pod.slot) > 0 || changed;
+    Start(uid, &pod);
+    if (observed->ended) Exit(uid, &pod, observed->description, observed->last_lines);
+  }
+  return changed;
+}
+
+void PodRuntime::Start(const std::string& uid, Pod* pod) {
+  pod->started = true;
+  if (callbacks_.on_started) callbacks_.on_started(RankOf(pod->slot), uid);
+}
+
+void PodRuntime::Exit(const std::string& uid, Pod* pod, std::string description,
+                      std::string last_lines) {
+  if (std::exchange(pod->exited, true) || !pod->started || !callbacks_.on_exit) return;
+  callbacks_.on_exit({.slot = RankOf(pod->slot),
+                      .worker_id = uid,
+                      .description = std::move(description),
+                      .last_lines = std::move(last_lines)});
+}
+
+absl::StatusOr<std::optional<std::string>> PodRuntime::StartWorker(int rank) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (stopped_) return absl::FailedPreconditionError("the runtime is stopping");
+    if (rank < 0 || rank >= static_cast<int>(slot_of_rank_.size())) {
+      return absl::InvalidArgumentError(absl::StrCat("there is no rank ", rank));
+    }
+    wanted_.insert(slot_of_rank_[static_cast<size_t>(rank)]);
+  }
+  if (on_change_) on_change_();
+  return std::nullopt;
+}
+
+void PodRuntime::Kill(std::string_view worker_id, std::string_view reason) {
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found = pods_.find(worker_id);
+    if (stopped_ || found == pods_.end() || found->second.exited) return;
+    found->second.unwanted = true;
+    found->second.kill_reason = std::string(reason);
+    Exit(found->first, &found->second, "was ended", "");
+  }
+  if (on_change_) on_change_();
+}
+
+void PodRuntime::StopAll(absl::Duration /*grace*/) {
+  absl::MutexLock lock(&mu_);
+  stopped_ = true;
+  callbacks_ = {};
+  wanted_.clear();
+}
+
+std::vector<int> PodRuntime::WantedSlots() const {
+  absl::MutexLock lock(&mu_);
+  return {wanted_.begin(), wanted_.end()};
+}
+
+std::vector<UnwantedPod> PodRuntime::UnwantedPods() const {
+  absl::MutexLock lock(&mu_);
+  std::vector<UnwantedPod> unwanted;
+  for (const auto& [uid, pod] : pods_) {
+    if (pod.unwanted) unwanted.push_back({uid, pod.kill_reason});
+  }
+  return unwanted;
+}
+
+}  // namespace moe::runtime
