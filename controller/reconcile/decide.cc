@@ -1,0 +1,169 @@
+// DecidePlan: who owns the deployment, then each part in turn, then the status that comes of it.
+#include <algorithm>
+#include <cstddef>
+#include <iterator>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "controller/api/status_json.h"
+#include "controller/reconcile/conditions.h"
+#include "controller/reconcile/decision.h"
+#include "controller/reconcile/drain.h"
+#include "controller/reconcile/events.h"
+#include "controller/reconcile/gang.h"
+#include "controller/reconcile/groups.h"
+#include "controller/reconcile/inspection.h"
+#include "controller/reconcile/plan.h"
+#include "controller/reconcile/revision.h"
+#include "controller/reconcile/slots.h"
+#include "controller/reconcile/status.h"
+
+namespace moe::reconcile {
+namespace {
+
+Plan ClaimTerm(const Observed& observed) {
+  Plan plan;
+  api::MoEDeploymentStatus status = observed.deployment.status;
+  ++status.term;
+  plan.actions.emplace_back(WriteStatus{std::move(status)});
+  return plan;
+}
+
+// False for a status that somebody has changed by hand.
+bool HasEveryRank(const api::GroupStatus& group) {
+  std::vector<int> slots = group.slot_of_rank;
+  std::sort(slots.begin(), slots.end());
+  for (size_t i = 0; i < slots.size(); ++i) {
+    if (slots[i] != static_cast<int>(i)) {
+      return false;
+    }
+  }
+  return slots.empty() || slots.size() == group.incarnations.size();
+}
+
+// Goes on with a group as far as what was observed of its claims allows. `claimed` is of the status
+// that was observed, `group` its successor.
+void RunGroup(Decision* decision, const api::GroupStatus& claimed, api::GroupStatus* group,
+              bool target_known) {
+  if (claimed.phase == kDraining) {
+    if (RunDrain(decision, claimed)) {
+      ForgetGroup(decision, claimed.index);
+    }
+    return;
+  }
+  // What was just decided is acted on once it is durable.
+  if (group->phase != claimed.phase) {
+    return;
+  }
+  if (!HasEveryRank(claimed)) {
+    RestartGang(group);
+    return;
+  }
+  const bool may_create = target_known && group->revision == decision->status.revision &&
+                          group->revision == decision->old.revision && !decision->deleting();
+  if (claimed.phase == kFailed) {
+    if (!decision->frozen()) {
+      RunFailedGroup(decision, claimed);
+    }
+  } else if (!claimed.slot_of_rank.empty()) {
+    RunStartedGroup(decision, group, may_create);
+  } else if (!decision->frozen()) {
+    RunGang(decision, group, may_create);
+  }
+}
+
+void RunGroups(Decision* decision, bool target_known) {
+  for (const api::GroupStatus& claimed : decision->old.groups) {
+    for (api::GroupStatus& group : decision->status.groups) {
+      if (group.index == claimed.index) {
+        RunGroup(decision, claimed, &group, target_known);
+        break;
+      }
+    }
+  }
+  for (const ObservedGroup& running : decision->in.groups) {
+    if (FindGroup(decision->old, running.index) == nullptr &&
+        running.phase != ObservedGroup::Phase::kStopping) {
+      decision->Do(StopGroup{running.index});
+    }
+  }
+  if (!decision->frozen()) {
+    RemoveUnclaimedPods(decision);
+  }
+}
+
+// A plan ends with its first action that fails, so what is most likely to (quota) comes last, after
+// what frees room, repairs and stops.
+struct Precedence {
+  int operator()(const WriteStatus&) const { return 0; }
+  int operator()(const Event&) const { return 1; }
+  int operator()(const ApplyChildren&) const { return 2; }
+  int operator()(const StartGroup&) const { return 3; }
+  int operator()(const DrainGroup&) const { return 3; }
+  int operator()(const StopGroup&) const { return 3; }
+  int operator()(const DeletePod&) const { return 4; }
+  int operator()(const RemoveGate&) const { return 5; }
+  int operator()(const CreatePod& create) const { return create.gated ? 8 : 6; }
+  int operator()(const CreateInspection&) const { return 7; }
+  int operator()(const DeleteInspection&) const { return 7; }
+};
+
+Plan Finish(Decision decision) {
+  Plan plan;
+  // Equal as objects is what counts, and takes longer to find out.
+  if (decision.status != decision.old && !api::SameStatus(decision.status, decision.old)) {
+    plan.actions.emplace_back(WriteStatus{decision.status});
+  }
+  std::move(decision.actions.begin(), decision.actions.end(), std::back_inserter(plan.actions));
+  for (Event& event : EventsBetween(decision.old, decision.status)) {
+    plan.actions.emplace_back(std::move(event));
+  }
+  std::stable_sort(plan.actions.begin(), plan.actions.end(), [](const Action& a, const Action& b) {
+    return std::visit(Precedence(), a) < std::visit(Precedence(), b);
+  });
+  if (decision.wake_at != absl::InfiniteFuture()) {
+    plan.requeue_after = decision.wake_at - decision.in.now;
+  }
+  return plan;
+}
+
+}  // namespace
+
+Plan DecidePlan(const Observed& observed) {
+  if (observed.term == 0) {
+    return ClaimTerm(observed);
+  }
+  if (observed.deployment.status.term != observed.term) {
+    return {};  // another controller has it
+  }
+  Decision decision(observed);
+  RecordFailure(&decision);
+  ModelState model = {"Unknown", "InvalidSpec", "the spec can't be understood"};
+  if (observed.spec_status.ok()) {
+    model = observed.deployment.spec.backend == api::Backend::kCpu
+                ? DecideModel(&decision)
+                : ModelState{"Unknown", "BackendNotBuilt", "no backend is there to load it"};
+  }
+  const Target target = DecideTarget(&decision);
+  if (decision.deleting()) {
+    DrainAllGroups(&decision);
+  } else if (!decision.frozen() && observed.spec_status.ok()) {
+    ReviveFailedGroups(&decision);
+    DecideGroups(&decision, target.known);
+  }
+  RunGroups(&decision, target.known);
+  const bool may_apply = !decision.frozen() && !decision.deleting() && target.known;
+  if (may_apply && !observed.children_current) {
+    decision.Do(ApplyChildren{});
+  }
+  ForgetRevisions(&decision);
+  DescribeGroups(&decision);
+  DescribeDeployment(&decision);
+  DescribeConditions(&decision, model, target);
+  decision.status.observed_generation = observed.deployment.generation;
+  return Finish(std::move(decision));
+}
+
+}  // namespace moe::reconcile

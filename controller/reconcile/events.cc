@@ -1,0 +1,130 @@
+#include "controller/reconcile/events.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "controller/api/conditions.h"
+#include "controller/reconcile/decision.h"
+#include "controller/reconcile/status.h"
+
+namespace moe::reconcile {
+namespace {
+
+class Turns {
+ public:
+  Turns(const api::MoEDeploymentStatus& old_status, const api::MoEDeploymentStatus& new_status)
+      : old_(old_status), new_(new_status) {}
+
+  std::vector<Event> Find() && {
+    Failure();
+    for (const api::GroupStatus& group : new_.groups) {
+      const api::GroupStatus* before = FindGroup(old_, group.index);
+      if (before == nullptr) {
+        Say("GroupAdded", absl::StrCat(Name(group), " of revision ", group.revision, " with ",
+                                       group.incarnations.size(), " workers"));
+      } else {
+        Group(*before, group);
+      }
+    }
+    for (const api::GroupStatus& group : old_.groups) {
+      if (FindGroup(new_, group.index) == nullptr) {
+        Say("GroupRemoved", absl::StrCat(Name(group), " is gone"));
+      }
+    }
+    if (new_.revision != old_.revision) {
+      Say("RevisionChanged", absl::StrCat("groups are to be of revision ", new_.revision,
+                                          " with the worker image ", new_.worker_image));
+    }
+    ForCondition("Failed", "True", /*warning=*/true);
+    ForCondition("ModelReady", "False", /*warning=*/true);
+    ForCondition("ModelReady", "True", /*warning=*/false);
+    ForCondition("Progressing", "False", /*warning=*/true);
+    ForCondition("Ready", "True", /*warning=*/false);
+    return std::move(events_);
+  }
+
+ private:
+  static std::string Name(const api::GroupStatus& group) {
+    return absl::StrCat("group ", group.index);
+  }
+
+  void Say(std::string reason, std::string message) {
+    events_.push_back({false, std::move(reason), std::move(message)});
+  }
+  void Warn(std::string reason, std::string message) {
+    events_.push_back({true, std::move(reason), std::move(message)});
+  }
+
+  void Failure() {
+    if (!new_.last_failure.has_value() || new_.last_failure == old_.last_failure) {
+      return;
+    }
+    const api::FailureStatus& failure = *new_.last_failure;
+    std::string message = absl::StrCat("pod ", failure.pod);
+    if (failure.rank >= 0) {
+      absl::StrAppend(&message, " (rank ", failure.rank, " of group ", failure.group, ")");
+    }
+    absl::StrAppend(&message, " on node ", failure.node.empty() ? "(none)" : failure.node);
+    if (failure.reason == kGivenUp) {
+      absl::StrAppend(&message, " was given up: ", failure.last_log);
+    } else {
+      absl::StrAppend(&message, " ended: ", failure.reason);
+    }
+    if (failure.exit_code.has_value()) {
+      absl::StrAppend(&message, ", exit code ", *failure.exit_code);
+    }
+    Warn("WorkerFailed", std::move(message));
+  }
+
+  void Group(const api::GroupStatus& before, const api::GroupStatus& group) {
+    if (group.gang_attempts > before.gang_attempts) {
+      Warn("GangGivenUp", absl::StrCat(Name(group), ": ", group.reason));
+    }
+    if (group.slot_of_rank != before.slot_of_rank && !group.slot_of_rank.empty()) {
+      Say("GangScheduled", absl::StrCat("all pods of ", Name(group), " have a node"));
+    }
+    if (group.phase == before.phase) {
+      return;
+    }
+    if (group.phase == kActive) {
+      Say("GroupActive", absl::StrCat(Name(group), " serves in epoch ", group.epoch));
+    } else if (group.phase == kRecovering) {
+      Warn("GroupRecovering", absl::StrCat(Name(group), ": ", group.reason));
+    } else if (group.phase == kFailed) {
+      Warn("GroupFailed", absl::StrCat(Name(group), ": ", group.reason));
+    } else if (group.phase == kDraining) {
+      Say("GroupDraining", absl::StrCat(Name(group), ": ", group.reason));
+    } else if (before.phase == kFailed) {
+      Say("GroupRestarted", absl::StrCat(Name(group), " begins again"));
+    }
+  }
+
+  // The condition turned to `status`, or to another reason of it.
+  void ForCondition(const char* type, const char* status, bool warning) {
+    const api::Condition* before = api::FindCondition(old_.conditions, type);
+    const api::Condition* after = api::FindCondition(new_.conditions, type);
+    if (after == nullptr || after->status != status ||
+        (before != nullptr && before->status == status && before->reason == after->reason)) {
+      return;
+    }
+    events_.push_back(
+        {warning, after->status == "True" ? std::string(type) : after->reason, after->message});
+    if (std::string_view(type) == "Failed") {
+      events_.back().reason = after->reason;
+    }
+  }
+
+  const api::MoEDeploymentStatus& old_;
+  const api::MoEDeploymentStatus& new_;
+  std::vector<Event> events_;
+};
+
+}  // namespace
+
+std::vector<Event> EventsBetween(const api::MoEDeploymentStatus& old_status,
+                                 const api::MoEDeploymentStatus& new_status) {
+  return Turns(old_status, new_status).Find();
+}
+
+}  // namespace moe::reconcile

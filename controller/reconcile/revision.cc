@@ -1,0 +1,137 @@
+#include "controller/reconcile/revision.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "controller/api/parse.h"
+#include "nlohmann/json.hpp"
+
+namespace moe::reconcile {
+namespace {
+
+// FNV-1a. It only has to differ for specs that differ.
+uint64_t Hash(absl::string_view text) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : text) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  }
+  return hash;
+}
+
+Target Impossible(absl::string_view reason, std::string message) {
+  return {.failed = true, .reason = std::string(reason), .message = std::move(message)};
+}
+
+Target InvalidLayout(std::string message) {
+  return Impossible("InvalidLayout", std::move(message));
+}
+
+// An empty target is fine: `layout` is set.
+Target CheckLayout(const api::MoEDeploymentSpec& spec, const api::ModelStatus& model,
+                   api::RevisionStatus* layout) {
+  const int expert = spec.parallelism.automatic ? model.num_experts : spec.parallelism.expert;
+  const std::string what = absl::StrCat("the model ", model.uri, " has ", model.num_experts,
+                                        " experts in each of ", model.num_layers, " layers");
+  if (model.num_experts < 1 || model.num_layers < 1) {
+    return InvalidLayout(absl::StrCat(what, ", which nothing can be made of"));
+  }
+  if (expert < 1 || expert > model.num_experts) {
+    return InvalidLayout(absl::StrCat(
+        what, ", so parallelism.expert can be 1 to ", model.num_experts, ", not ", expert,
+        "; write ", model.num_experts, " for one expert per worker, or mode: Auto"));
+  }
+  const int64_t num_workers = int64_t{expert} * spec.replicas;
+  if (expert > api::kMaxExpert || num_workers > api::kMaxWorkers) {
+    return InvalidLayout(
+        absl::StrCat(what, "; ", expert, " workers in each of ", spec.replicas, " groups are ",
+                     num_workers, ", and one deployment has at most ", api::kMaxWorkers, " (",
+                     api::kMaxExpert, " in a group); lower replicas or parallelism.expert"));
+  }
+  layout->num_slots = expert;
+  layout->num_layers = model.num_layers;
+  layout->num_experts = model.num_experts;
+  layout->replicated_attention = spec.parallelism.attention == api::Attention::kReplicated;
+  layout->attention_ranks =
+      layout->replicated_attention ? expert : spec.parallelism.attention_ranks.value_or(1);
+  layout->engine = spec.engine;
+  if (layout->attention_ranks < 1 || layout->attention_ranks > expert) {
+    return InvalidLayout(absl::StrCat("parallelism.attentionRanks can be 1 to ", expert,
+                                      ", the workers of a group, not ", layout->attention_ranks));
+  }
+  return {};
+}
+
+}  // namespace
+
+// A field that a later version adds belongs in here only where it differs from its default:
+// otherwise the upgrade itself would roll all workers.
+std::string RevisionName(const api::MoEDeploymentSpec& spec, const api::RevisionStatus& layout,
+                         absl::string_view worker_image) {
+  const api::EngineSpec& engine = layout.engine;
+  const nlohmann::json parts = {
+      {"uri", spec.model.uri},
+      {"image", worker_image},
+      {"template", spec.worker.pod_template},
+      {"backend", static_cast<int>(spec.backend)},
+      {"exchange", static_cast<int>(spec.parallelism.exchange)},
+      {"gpusPerPod", spec.worker.gpus_per_pod},
+      {"spares", spec.worker.spares},
+      {"expertCopies", spec.worker.expert_copies},
+      {"slots", layout.num_slots},
+      {"attentionRanks", layout.attention_ranks},
+      {"replicated", layout.replicated_attention},
+      {"engine",
+       {engine.max_sequences, engine.max_step_tokens, engine.max_queue, engine.max_context,
+        engine.kv_cache_bytes, engine.step_deadline_seconds}},
+  };
+  const std::string text =
+      parts.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
+  return absl::StrFormat("%016x", Hash(text));
+}
+
+Target DecideTarget(Decision* decision) {
+  const Observed& in = decision->in;
+  api::MoEDeploymentStatus& status = decision->status;
+  const api::MoEDeploymentSpec& spec = in.deployment.spec;
+  if (!in.spec_status.ok()) {
+    return Impossible("InvalidSpec", std::string(in.spec_status.message()));
+  }
+  if (spec.backend == api::Backend::kCuda) {
+    return Impossible("BackendNotBuilt",
+                      "the CUDA worker is not built; write backend: CPU, which runs everywhere");
+  }
+  if (!status.model.has_value() || status.model->uri != spec.model.uri) {
+    return {.reason = "WaitingForModel", .message = "the model's files were not read yet"};
+  }
+  api::RevisionStatus layout;
+  if (Target problem = CheckLayout(spec, *status.model, &layout); problem.failed) {
+    return problem;
+  }
+  layout.name = RevisionName(spec, layout, status.worker_image);
+  if (status.worker_image.empty() || layout.name != status.revision) {
+    status.worker_image = in.worker_image;
+    status.gateway_image = in.gateway_image;
+    layout.name = RevisionName(spec, layout, status.worker_image);
+    status.revision = layout.name;
+  }
+  if (FindRevision(status, layout.name) == nullptr) {
+    status.revisions.push_back(std::move(layout));
+  }
+  Target target;
+  target.known = true;
+  return target;
+}
+
+void ForgetRevisions(Decision* decision) {
+  api::MoEDeploymentStatus& status = decision->status;
+  std::erase_if(status.revisions, [&](const api::RevisionStatus& revision) {
+    return revision.name != status.revision &&
+           std::none_of(
+               status.groups.begin(), status.groups.end(),
+               [&](const api::GroupStatus& group) { return group.revision == revision.name; });
+  });
+}
+
+}  // namespace moe::reconcile
