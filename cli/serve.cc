@@ -357,7 +357,7 @@ int RunServe(const ServeOptions& options) {
   if (!run_dir.ok()) return Complain(run_dir.status(), kExitFailure);
   const std::string coordinator = absl::StrCat("unix:", (*run_dir)->path(), "/coordinator.sock");
 
-  std::vector<std::string> controller_args = {"--local",
+  std::vector<std::string> controller_args = {"local",
                                               "--model",
                                               options.model_dir,
                                               "--run-dir",

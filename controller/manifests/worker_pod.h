@@ -1,0 +1,39 @@
+// The pods of a group: one for each slot, and the one that looks at the model before them.
+//
+// Pure. Tested by tests/controller/manifests/worker_pod_test.cc.
+#ifndef MOE_CONTROLLER_MANIFESTS_WORKER_POD_H_
+#define MOE_CONTROLLER_MANIFESTS_WORKER_POD_H_
+
+#include <string>
+
+#include "controller/api/moe_deployment.h"
+#include "controller/kube/api.h"
+#include "controller/manifests/context.h"
+
+namespace moe::manifests {
+
+// Which worker of its deployment a pod is.
+struct WorkerPlace {
+  int group = 0;
+  int slot = 0;
+  int incarnation = 0;
+  int num_slots = 1;  // of the group
+  std::string revision = {};
+  bool gated = false;  // not to be scheduled until its gang is complete
+  int rank = -1;       // -1: decided when the gang is scheduled
+};
+
+// REQUIRES: a spec that was accepted.
+kube::Json WorkerPod(const api::MoEDeployment& deployment, const Context& context,
+                     const WorkerPlace& place);
+
+// Mounts what a worker mounts, takes no GPU, and writes what it found out to its termination
+// message.
+kube::Json InspectPod(const api::MoEDeployment& deployment, const Context& context);
+
+// Threads that a worker may use, by its container's CPU limit or request; at least 1.
+int ThreadsOf(const kube::Json& worker_pod);
+
+}  // namespace moe::manifests
+
+#endif  // MOE_CONTROLLER_MANIFESTS_WORKER_POD_H_

@@ -1,0 +1,87 @@
+// What this controller knows of the cluster: the MoEDeployments, and the objects that the operator
+// made for them, as watches bring them.
+//
+// Methods are thread-safe. Tested by tests/controller/operator/operator_test.cc.
+#ifndef MOE_CONTROLLER_OPERATOR_CACHES_H_
+#define MOE_CONTROLLER_OPERATOR_CACHES_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "controller/kube/api.h"
+#include "controller/kube/client.h"
+#include "controller/kube/reflector.h"
+#include "controller/kube/store.h"
+
+namespace moe::controller {
+
+struct CachesOptions {
+  std::vector<std::string> namespaces = {};  // empty: all
+  // Of the watches' retries.
+  absl::Duration first_backoff = absl::Milliseconds(800);
+};
+
+class Caches {
+ public:
+  // Told the MoEDeployment that a change concerns; must not block.
+  using Changed = std::function<void(const kube::ObjectKey& deployment)>;
+
+  // `client` must outlive it.
+  Caches(kube::Client& client, CachesOptions options, Changed changed);
+  // Stop() if not yet done.
+  ~Caches();
+  Caches(const Caches&) = delete;
+  Caches& operator=(const Caches&) = delete;
+
+  void Start();
+  // Call Client::Shutdown before, so that nothing is waited for.
+  void Stop();
+  // All first lists have come.
+  bool synced() const;
+
+  using Object = kube::Store::Object;
+  // Null: there is none.
+  Object Get(const kube::ResourceType& type, const kube::ObjectKey& key) const;
+  // Of all namespaces when `ns` is empty.
+  std::vector<Object> List(const kube::ResourceType& type, const std::string& ns = "") const;
+  // Those labelled as belonging to a MoEDeployment.
+  std::vector<Object> Owned(const kube::ResourceType& type,
+                            const kube::ObjectKey& deployment) const;
+  // What this process has written: Get and Owned show it until the watch brings it or a later
+  // version, so that nothing is decided from before a write of our own.
+  void Learn(const kube::ResourceType& type, kube::Json object);
+
+  // Watches that were begun again, and lists behind them.
+  int64_t num_watch_restarts() const;
+
+ private:
+  struct Watched {
+    std::string ns;  // empty: all
+    kube::Store store;
+    std::unique_ptr<kube::Reflector> reflector;
+  };
+
+  void AddType(kube::Client& client, const CachesOptions& options, const kube::ResourceType& type,
+               const std::string& selector);
+  void OnChange(const kube::ResourceType& type, const kube::Store::Change& change) const;
+  const Watched* Find(const kube::ResourceType& type, const std::string& ns) const;
+  Object Newest(const kube::ResourceType& type, Object cached) const;
+
+  const Changed changed_;
+  mutable absl::Mutex mu_;
+  // By plural and key.
+  mutable std::map<std::pair<std::string, kube::ObjectKey>, Object> learned_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, std::vector<std::unique_ptr<Watched>>> watched_;  // by plural
+};
+
+}  // namespace moe::controller
+
+#endif  // MOE_CONTROLLER_OPERATOR_CACHES_H_

@@ -1,0 +1,37 @@
+#include "controller/operator/gang_arbiter.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace moe::controller {
+
+bool GangArbiter::Observe(const kube::ObjectKey& deployment, std::optional<int> group_in_flight) {
+  absl::MutexLock lock(&mu_);
+  if (group_in_flight.has_value()) {
+    in_flight_[deployment] = *group_in_flight;
+    return false;
+  }
+  return in_flight_.erase(deployment) > 0;
+}
+
+std::string GangArbiter::InFlight() const {
+  absl::MutexLock lock(&mu_);
+  if (in_flight_.empty()) return "";
+  const auto& [deployment, group] = *in_flight_.begin();
+  return absl::StrCat(deployment.ns, "/", deployment.name, "/", group);
+}
+
+bool GangArbiter::TryStart(const kube::ObjectKey& deployment, int group) {
+  absl::MutexLock lock(&mu_);
+  for (const auto& [other, index] : in_flight_) {
+    if (other != deployment) return false;
+  }
+  in_flight_[deployment] = group;
+  return true;
+}
+
+void GangArbiter::Clear() {
+  absl::MutexLock lock(&mu_);
+  in_flight_.clear();
+}
+
+}  // namespace moe::controller

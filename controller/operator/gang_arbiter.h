@@ -1,0 +1,39 @@
+// One gang of the whole cluster is scheduled at a time: two that each get half of the GPUs would
+// wait for each other.
+//
+// Remembers which deployments have a gang in flight (reconcile::GangInFlight) as of the newest
+// status that was seen of each. Thread-safe. Tested by
+// tests/controller/operator/gang_arbiter_test.cc.
+#ifndef MOE_CONTROLLER_OPERATOR_GANG_ARBITER_H_
+#define MOE_CONTROLLER_OPERATOR_GANG_ARBITER_H_
+
+#include <map>
+#include <optional>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "controller/kube/api.h"
+
+namespace moe::controller {
+
+class GangArbiter {
+ public:
+  // What the status of `deployment` says. Returns true if its gang has ended, so that another
+  // deployment's may begin.
+  bool Observe(const kube::ObjectKey& deployment, std::optional<int> group_in_flight);
+  // "namespace/name/index", or empty.
+  std::string InFlight() const;
+  // Before a status that puts a gang of `deployment` in flight is written: false if another one's
+  // is.
+  bool TryStart(const kube::ObjectKey& deployment, int group);
+  void Clear();
+
+ private:
+  mutable absl::Mutex mu_;
+  std::map<kube::ObjectKey, int> in_flight_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace moe::controller
+
+#endif  // MOE_CONTROLLER_OPERATOR_GANG_ARBITER_H_
