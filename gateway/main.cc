@@ -1,9 +1,12 @@
-// moe-gateway: the OpenAI HTTP API of one group.
+// moe-gateway: the OpenAI HTTP API of the groups of one deployment.
 //
 // Starts before its engine: /health answers 503 until a leader is there. SIGTERM or SIGINT: unready
 // first, running requests finish (at most --drain-seconds), exit 0; a second one exits at once.
 //
-// Tested by tests/gateway/http/api_server_test.cc and tests/system.
+// In a cluster (--token-file) it first gets a certificate from the coordinator, then talks TLS to
+// it and to the leaders.
+//
+// Tested by tests/gateway/http/openai_client_test.py, rolling_test.py and tests/system.
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -12,13 +15,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "CLI/CLI.hpp"
+#include "absl/cleanup/cleanup.h"
 #include "absl/random/random.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -27,21 +30,30 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "gateway/http/api_key.h"
 #include "gateway/http/api_server.h"
+#include "gateway/http/metrics_server.h"
 #include "gateway/journal/engine_client.h"
 #include "gateway/metrics/gateway_metrics.h"
 #include "gateway/serving/served_model.h"
 #include "gateway/stats_line.h"
+#include "identity/credentials.h"
+#include "identity/enrollment.h"
 
 namespace moe::gateway {
 namespace {
 
 struct Flags {
   std::string coordinator;
+  std::string deployment;
+  std::string token_file;
+  std::string ca_file;
+  std::string identity_dir;
   std::string model_dir;
   std::string served_name;
   std::string host = "127.0.0.1";
   int port = 8000;
+  int metrics_port = 0;
   std::string api_key_file;
   bool open_metrics = false;
   int max_concurrent_requests = 256;
@@ -58,6 +70,19 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--coordinator", flags.coordinator,
                  "gRPC address of the coordinator, for example unix:/run/moe/coordinator.sock")
       ->required();
+  app.add_option("--deployment", flags.deployment,
+                 "'NAMESPACE/NAME' of the deployment whose groups serve; without it, the one group "
+                 "of a local coordinator");
+  CLI::Option* token = app.add_option(
+      "--token-file", flags.token_file,
+      "Service-account token for the coordinator; with it, everything is spoken over TLS");
+  CLI::Option* ca =
+      app.add_option("--ca-file", flags.ca_file, "The coordinator's certificate authority, PEM");
+  CLI::Option* identity = app.add_option("--identity-dir", flags.identity_dir,
+                                         "Private folder for this process's key and certificate");
+  token->needs(ca)->needs(identity);
+  ca->needs(token);
+  identity->needs(token);
   app.add_option("--model", flags.model_dir, "Folder of the model; its tokenizer and chat template")
       ->required()
       ->check(CLI::ExistingDirectory);
@@ -67,9 +92,16 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--port", flags.port, "Port to listen on; 0 takes any free one")
       ->capture_default_str()
       ->check(CLI::Range(0, 65535));
+  app.add_option(
+         "--metrics-port", flags.metrics_port,
+         "Port that answers /metrics, /health and /ready without a key, and nothing else; 0 "
+         "is none")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 65535));
   app.add_option("--api-key-file", flags.api_key_file,
-                 "File with the key that clients must send as 'Authorization: Bearer KEY'. Without "
-                 "it, the environment variable MOE_API_KEY; without that, no key is needed")
+                 "File with the key that clients must send as 'Authorization: Bearer KEY'; read "
+                 "again when it changes. Without it, the environment variable MOE_API_KEY; without "
+                 "that, no key is needed")
       ->check(CLI::ExistingFile);
   app.add_flag("--open-metrics", flags.open_metrics, "Serve /metrics without the key");
   app.add_option("--max-concurrent-requests", flags.max_concurrent_requests,
@@ -93,7 +125,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->capture_default_str()
       ->check(CLI::Range(0.0, 86400.0));
   app.add_option("--failover-seconds", flags.failover_seconds,
-                 "How long a request waits for an engine to take it over")
+                 "How long a request waits for an engine to take it, or to take it over")
       ->capture_default_str()
       ->check(CLI::Range(1.0, 86400.0));
   app.add_option("--stats-interval", flags.stats_interval,
@@ -107,12 +139,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
 absl::StatusOr<std::string> ReadApiKey(const Flags& flags) {
   std::string key;
   if (!flags.api_key_file.empty()) {
-    std::ifstream file(flags.api_key_file);
-    std::getline(file, key);
-    key = std::string(absl::StripAsciiWhitespace(key));
-    if (key.empty()) {
-      return absl::InvalidArgumentError("--api-key-file: the file holds no key");
+    absl::StatusOr<std::string> read = ReadApiKeyFile(flags.api_key_file);
+    if (!read.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat("--api-key-file: ", read.status().message()));
     }
+    key = *std::move(read);
   } else if (const char* value = std::getenv("MOE_API_KEY"); value != nullptr) {
     key = std::string(absl::StripAsciiWhitespace(value));
     if (key.empty()) {
@@ -159,9 +190,77 @@ ApiServerOptions ServerOptions(const Flags& flags, std::string api_key) {
   options.http.connections.request.max_body_bytes = static_cast<size_t>(flags.max_body_mib) << 20;
   options.admission.api_key = std::move(api_key);
   options.admission.open_metrics = flags.open_metrics;
+  if (!flags.deployment.empty()) {
+    options.hold = absl::Seconds(flags.failover_seconds);
+  }
   options.version = MOE_VERSION;
   return options;
 }
+
+// The certificate that this process gets from the coordinator; null in local mode.
+absl::StatusOr<std::unique_ptr<identity::Enrollment>> Enroll(const Flags& flags) {
+  if (flags.token_file.empty()) {
+    return nullptr;
+  }
+  identity::EnrollmentOptions options;
+  options.coordinator = flags.coordinator;
+  options.token_file = flags.token_file;
+  options.ca_file = flags.ca_file;
+  options.identity_dir = flags.identity_dir;
+  return identity::Enrollment::Start(std::move(options));
+}
+
+EngineClientOptions ClientOptions(const Flags& flags, identity::Enrollment* enrollment) {
+  absl::BitGen random;
+  EngineClientOptions options;
+  options.coordinator = flags.coordinator;
+  options.deployment = flags.deployment;
+  options.gateway_id = absl::StrFormat("%d-%016x", getpid(), absl::Uniform<uint64_t>(random));
+  options.journal.failover_deadline = absl::Seconds(flags.failover_seconds);
+  if (enrollment != nullptr) {
+    options.credentials = [enrollment,
+                           deployment = flags.deployment]() -> absl::StatusOr<EngineCredentials> {
+      if (!enrollment->WaitForCertificate()) {
+        return absl::CancelledError("the gateway stops");
+      }
+      return EngineCredentials{
+          .coordinator = identity::MakeChannelCredentials(enrollment->files()),
+          .leader = identity::MakeEngineChannelCredentials(enrollment->files(), deployment)};
+    };
+  }
+  return options;
+}
+
+// Takes a changed key from its file over into the server. A Secret is rotated while it serves.
+class KeyRotation {
+ public:
+  KeyRotation(ApiKeyFile file, ApiServer& server) : file_(std::move(file)), server_(server) {}
+
+  // Call it often; it reads the file once each second.
+  void Tick() {
+    if (absl::Now() < next_) {
+      return;
+    }
+    next_ = absl::Now() + absl::Seconds(1);
+    std::optional<std::string> key = file_.Poll();
+    if (key.has_value()) {
+      server_.SetApiKey(*std::move(key));
+      std::fprintf(stderr, "the API key has changed\n");
+    }
+    // Once for each time that it breaks.
+    if (!file_.status().ok() && !broken_) {
+      std::fprintf(stderr, "warning: --api-key-file: %s; the last key stays valid\n",
+                   std::string(file_.status().message()).c_str());
+    }
+    broken_ = !file_.status().ok();
+  }
+
+ private:
+  ApiKeyFile file_;
+  ApiServer& server_;
+  absl::Time next_ = absl::InfinitePast();
+  bool broken_ = false;
+};
 
 // True when one of the two signals came.
 bool WaitForSignal(const sigset_t& signals, absl::Duration timeout) {
@@ -171,11 +270,14 @@ bool WaitForSignal(const sigset_t& signals, absl::Duration timeout) {
 
 // Serves until a signal, then drains.
 int Serve(const Flags& flags, const std::string& name, ApiServer& server, EngineClient& client,
-          const GatewayMetrics& metrics, const sigset_t& signals) {
+          const GatewayMetrics& metrics, KeyRotation* key, const sigset_t& signals) {
   constexpr absl::Duration kTick = absl::Milliseconds(200);
   StatsLine stats(absl::Seconds(flags.stats_interval), absl::Now());
   bool announced = false;
   while (!WaitForSignal(signals, kTick)) {
+    if (key != nullptr) {
+      key->Tick();
+    }
     if (!announced && client.view().serving) {
       announced = true;
       std::puts(ReadyLine(name, flags.host, server.port(), client.view()).c_str());
@@ -192,6 +294,9 @@ int Serve(const Flags& flags, const std::string& name, ApiServer& server, Engine
   const absl::Time draining = absl::Now() + absl::Seconds(flags.unready_seconds);
   const absl::Time deadline = draining + absl::Seconds(flags.drain_seconds);
   for (absl::Time now = absl::Now(); now < deadline; now = absl::Now()) {
+    if (key != nullptr) {
+      key->Tick();
+    }
     if (now >= draining) {
       server.SetDraining();
       if (server.num_active() == 0) {
@@ -214,7 +319,7 @@ int Fail(const absl::Status& status) {
 
 int Main(int argc, char** argv) {
   Flags flags;
-  CLI::App app("Serves the OpenAI HTTP API for one group of mixture-of-experts workers.");
+  CLI::App app("Serves the OpenAI HTTP API for groups of mixture-of-experts workers.");
   AddFlags(app, flags);
   CLI11_PARSE(app, argc, argv);
   // Before any thread, so that all inherit it: signals are for the main thread alone.
@@ -238,19 +343,39 @@ int Main(int argc, char** argv) {
   if (!model.ok()) {
     return Fail(model.status());
   }
-  absl::BitGen random;
-  EngineClientOptions client_options;
-  client_options.coordinator = flags.coordinator;
-  client_options.gateway_id =
-      absl::StrFormat("%d-%016x", getpid(), absl::Uniform<uint64_t>(random));
-  client_options.journal.failover_deadline = absl::Seconds(flags.failover_seconds);
-  EngineClient client(std::move(client_options));
+  absl::StatusOr<std::unique_ptr<identity::Enrollment>> enrollment = Enroll(flags);
+  if (!enrollment.ok()) {
+    return Fail(enrollment.status());
+  }
+  EngineClient client(ClientOptions(flags, enrollment->get()));
+  // Before the client ends: it may wait for a certificate.
+  const absl::Cleanup stop_enrollment = [&enrollment] {
+    if (*enrollment != nullptr) {
+      (*enrollment)->Stop();
+    }
+  };
   GatewayMetrics metrics(name, model->max_context > 0 ? model->max_context : 4096);
+  std::optional<ApiKeyFile> key_file;
+  if (!flags.api_key_file.empty()) {
+    key_file.emplace(flags.api_key_file, *api_key);
+  }
   ApiServer server(ServerOptions(flags, *std::move(api_key)), *model, client, metrics);
+  std::optional<KeyRotation> rotation;
+  if (key_file.has_value()) {
+    rotation.emplace(*std::move(key_file), server);
+  }
+  std::optional<MetricsServer> metrics_server;
+  if (flags.metrics_port != 0) {
+    metrics_server.emplace(flags.host, flags.metrics_port, server);
+    if (absl::Status status = metrics_server->Start(); !status.ok()) {
+      return Fail(status);
+    }
+  }
   if (absl::Status status = server.Start(); !status.ok()) {
     return Fail(status);
   }
-  return Serve(flags, name, server, client, metrics, signals);
+  return Serve(flags, name, server, client, metrics, rotation.has_value() ? &*rotation : nullptr,
+               signals);
 }
 
 }  // namespace

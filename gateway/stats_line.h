@@ -14,12 +14,13 @@
 
 namespace moe::gateway {
 
-// "Serving NAME on http://HOST:PORT | EP64_TP1_PP1_DP1, 64 workers | KV cache 8192 tokens"
+// "Serving NAME on http://HOST:PORT | EP64_TP1_PP1_DP1, 64 workers | KV cache 8192 tokens"; of
+// several groups their number, and workers and caches together.
 std::string ReadyLine(const std::string& name, const std::string& host, int port,
                       const EngineView& view);
 
 // One line per interval in which tokens were counted or sequences are in the engine; none when
-// idle.
+// idle. It ends with how many groups serve when that is not the only one.
 class StatsLine {
  public:
   // An interval of zero: never a line.

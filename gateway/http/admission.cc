@@ -39,6 +39,9 @@ Route RouteOf(absl::string_view target) {
   if (path == "/health") {
     return Route::kHealth;
   }
+  if (path == "/ready") {
+    return Route::kReady;
+  }
   if (path == "/metrics") {
     return Route::kMetrics;
   }
@@ -66,6 +69,8 @@ const char* RouteName(Route route) {
       return "/v1/models";
     case Route::kHealth:
       return "/health";
+    case Route::kReady:
+      return "/ready";
     case Route::kMetrics:
       return "/metrics";
     case Route::kStatus:
@@ -98,7 +103,7 @@ Admission Admit(const AdmissionRequest& request, const AdmissionRules& rules) {
     admission.message = message;
     return admission;
   };
-  const bool open = admission.route == Route::kHealth ||
+  const bool open = admission.route == Route::kHealth || admission.route == Route::kReady ||
                     (admission.route == Route::kMetrics && rules.open_metrics);
   if (!rules.api_key.empty() && !open) {
     absl::string_view key = request.authorization;

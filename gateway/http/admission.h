@@ -1,8 +1,8 @@
 // Which requests are let in, decided from method, path and headers alone. Pure.
 //
-// Everything but /health needs the API key when there is one; /metrics may be opened too. Paths
-// compare byte for byte with what the client sent, undecoded and unnormalised, so there is one
-// spelling for each route and no way around the check.
+// Everything but /health and /ready needs the API key when there is one; /metrics may be opened
+// too. Paths compare byte for byte with what the client sent, undecoded and unnormalised, so there
+// is one spelling for each route and no way around the check.
 //
 // Tested by tests/gateway/http/admission_test.cc.
 #ifndef MOE_GATEWAY_HTTP_ADMISSION_H_
@@ -21,6 +21,7 @@ enum class Route {
   kModels,
   kModel,  // /v1/models/NAME
   kHealth,
+  kReady,
   kMetrics,
   kStatus,
   kVersion,

@@ -9,7 +9,9 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "gateway/http/group_status.h"
+#include "gateway/journal/engine_view.h"
 #include "gateway/openai/response.h"
 
 namespace moe::gateway {
@@ -76,6 +78,7 @@ ApiServer::ApiServer(ApiServerOptions options, const ServedModel& model, Generat
       model_(model),
       generator_(generator),
       metrics_(metrics),
+      rules_(options_.admission),
       http_(options_.http, MakeHandlers()) {}
 
 ApiServer::~ApiServer() { Stop(); }
@@ -86,8 +89,7 @@ HttpServer::Handlers ApiServer::MakeHandlers() {
     const auto header = [&head](const char* name) { return head.Header(name); };
     // A body where none belongs is not read either.
     return head.method == "POST" &&
-           Admit(MakeAdmissionRequest(head.method, head.target, header), options_.admission)
-                   .status == 200;
+           Admit(MakeAdmissionRequest(head.method, head.target, header), Rules()).status == 200;
   };
   handlers.answer = [this](const httplib::Request& request, httplib::Response& response) {
     return AnswerWithoutBody(request, response);
@@ -114,12 +116,23 @@ void ApiServer::CountAnswer(const std::string& target, int status) {
     metrics_.OnRejected(RejectedReason::kTooLarge);
   } else if (status == 429) {
     metrics_.OnRejected(RejectedReason::kQueueFull);
-  } else if (status == 503 && RouteOf(target) != Route::kHealth) {
+  } else if (status == 503 && RouteOf(target) != Route::kHealth &&
+             RouteOf(target) != Route::kReady) {
     // Only the connection loop answers without a path.
     metrics_.OnRejected(target.empty() ? RejectedReason::kOverload : RejectedReason::kUnavailable);
   } else if (status >= 400 && status < 499) {
     metrics_.OnRejected(RejectedReason::kMalformed);
   }
+}
+
+AdmissionRules ApiServer::Rules() {
+  absl::MutexLock lock(&mutex_);
+  return rules_;
+}
+
+void ApiServer::SetApiKey(std::string key) {
+  absl::MutexLock lock(&mutex_);
+  rules_.api_key = std::move(key);
 }
 
 uint64_t ApiServer::Draw() {
@@ -136,7 +149,7 @@ bool ApiServer::AnswerWithoutBody(const httplib::Request& request, httplib::Resp
     return values[num_values++] = request.get_header_value(name);
   };
   const Admission admission =
-      Admit(MakeAdmissionRequest(request.method, request.target, header), options_.admission);
+      Admit(MakeAdmissionRequest(request.method, request.target, header), Rules());
   if (admission.status == 204 || admission.status == 405) {
     response.set_header("Allow", admission.allow);
   }
@@ -158,36 +171,50 @@ bool ApiServer::AnswerWithoutBody(const httplib::Request& request, httplib::Resp
   return true;
 }
 
+void ApiServer::AnswerOpen(Route route, httplib::Response& response) {
+  if (route == Route::kMetrics) {
+    response.set_content(metrics_.Serialize(generator_.view()),
+                         "text/plain; version=0.0.4; charset=utf-8");
+    return;
+  }
+  if (unready_.load()) {
+    SetError(Unavailable("The server is shutting down."), response);
+    return;
+  }
+  const EngineView view = generator_.view();
+  const bool takes_requests =
+      options_.hold > absl::ZeroDuration() || view.welcome.vocab_size() != 0;
+  if (route == Route::kHealth ? view.serving : takes_requests) {
+    response.set_content(R"({"status":"ok"})", kJson);
+  } else {
+    SetError(Unavailable(view.reason), response);
+  }
+}
+
 void ApiServer::AnswerGet(Route route, const httplib::Request& request,
                           httplib::Response& response) {
-  const EngineView view = generator_.view();
   const int64_t created = absl::ToUnixSeconds(started_);
-  const int64_t max_context = SequenceLimit(view.welcome);
   switch (route) {
     case Route::kHealth:
-      if (unready_.load() || !view.serving) {
-        SetError(Unavailable(unready_.load() ? "The server is shutting down." : view.reason),
-                 response);
-      } else {
-        response.set_content(R"({"status":"ok"})", kJson);
-      }
+    case Route::kReady:
+    case Route::kMetrics:
+      AnswerOpen(route, response);
       return;
     case Route::kModels:
-      response.set_content(ModelList(model_.name, created, max_context), kJson);
+      response.set_content(ModelList(model_.name, created, SequenceLimit(generator_.welcome())),
+                           kJson);
       return;
     case Route::kModel:
       // The library decodes the path; names may hold a slash.
       if (ModelOf(request.path) == model_.name) {
-        response.set_content(ModelEntry(model_.name, created, max_context), kJson);
+        response.set_content(ModelEntry(model_.name, created, SequenceLimit(generator_.welcome())),
+                             kJson);
       } else {
         SetError(ModelNotFound(ModelOf(request.path)), response);
       }
       return;
-    case Route::kMetrics:
-      response.set_content(metrics_.Serialize(view), "text/plain; version=0.0.4; charset=utf-8");
-      return;
     case Route::kStatus:
-      response.set_content(GroupStatusJson(model_.name, view), kJson);
+      response.set_content(GroupStatusJson(model_.name, generator_.view()), kJson);
       return;
     case Route::kVersion:
       response.set_content(absl::StrCat(R"({"version":")", options_.version, "\"}"), kJson);
@@ -200,17 +227,38 @@ void ApiServer::AnswerGet(Route route, const httplib::Request& request,
   }
 }
 
+std::optional<ApiError> ApiServer::AwaitEngine(const httplib::Request& request,
+                                               engine::v1::Welcome* welcome) {
+  const absl::Time deadline = absl::Now() + options_.hold;
+  for (;;) {
+    *welcome = generator_.welcome();
+    if (welcome->vocab_size() != 0) {
+      return std::nullopt;
+    }
+    if (draining_.load()) {
+      return Unavailable("The server is shutting down.");
+    }
+    if (absl::Now() >= deadline) {
+      return Unavailable(generator_.view().reason);
+    }
+    if (request.is_connection_closed()) {
+      return HttpError(kClientGone, "The client closed the connection.");
+    }
+    absl::SleepFor(options_.run.poll_interval);
+  }
+}
+
 std::optional<ApiError> ApiServer::BuildJob(Route route, const httplib::Request& request,
                                             const httplib::ContentReader& reader, Job* job) {
   JobContext context;
-  context.model = &model_;
-  context.welcome = generator_.view().welcome;
   context.arrival = absl::Now();
+  std::optional<ApiError> error = AwaitEngine(request, &context.welcome);
+  if (error.has_value()) {
+    return error;
+  }
+  context.model = &model_;
   context.drawn_seed = Draw();
   context.request_id = absl::StrFormat("%016x%016x", Draw(), Draw());
-  if (context.welcome.vocab_size() == 0) {
-    return Unavailable(generator_.view().reason);
-  }
   const bool large = request.get_header_value_u64("Content-Length") > options_.large_body_bytes;
   const auto has_place = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return num_large_bodies_ < options_.max_large_bodies;
@@ -233,7 +281,6 @@ std::optional<ApiError> ApiServer::BuildJob(Route route, const httplib::Request&
   });
   ParseLimits limits = options_.parse;
   limits.vocab_size = static_cast<int32_t>(context.welcome.vocab_size());
-  std::optional<ApiError> error;
   if (route == Route::kChatCompletions) {
     ChatRequest parsed;
     error = ParseChatRequest(body, limits, &parsed);

@@ -1,7 +1,8 @@
 // The OpenAI HTTP API over a Generator.
 //
 //   POST /v1/completions, /v1/chat/completions    GET /v1/models, /v1/models/NAME
-//   GET /health (200 while a leader answers; never needs a key)
+//   GET /health (200 while a group serves; never needs a key)
+//   GET /ready  (200 while requests are taken, if need be held until a group serves; never a key)
 //   GET /metrics, /moe/status, /version
 //
 // Tested by tests/gateway/http/http_faults_test.cc, api_server_test.cc and openai_client_test.py.
@@ -39,6 +40,9 @@ struct ApiServerOptions {
   // so many at a time.
   size_t large_body_bytes = size_t{256} << 10;
   int max_large_bodies = 2;
+  // How long a completion waits for the first engine of this gateway's life. Later, the engine's
+  // absence is the Generator's matter.
+  absl::Duration hold = absl::ZeroDuration();
   std::string version;
 };
 
@@ -53,15 +57,23 @@ class ApiServer {
   ApiServer& operator=(const ApiServer&) = delete;
 
   absl::Status Start() { return http_.Start(); }
-  void Stop() { http_.Stop(); }
+  void Stop() {
+    SetDraining();  // what is held ends
+    http_.Stop();
+  }
   int port() const { return http_.port(); }
 
-  // From now on /health answers 503.
+  // From now on clients must send this key.
+  void SetApiKey(std::string key);
+  // From now on /health and /ready answer 503.
   void SetUnready() { unready_.store(true); }
   // From now on new completions are refused with 503; those that run go on.
   void SetDraining() { draining_.store(true); }
   // Completions in progress.
   int num_active() const { return num_active_.load(); }
+
+  // kHealth, kReady or kMetrics, for a listener of its own.
+  void AnswerOpen(Route route, httplib::Response& response);
 
  private:
   struct Answer;  // a job and its run
@@ -71,6 +83,10 @@ class ApiServer {
   void AnswerPost(const httplib::Request& request, httplib::Response& response,
                   const httplib::ContentReader& reader);
   void AnswerGet(Route route, const httplib::Request& request, httplib::Response& response);
+  AdmissionRules Rules();
+  // Waits until it is known what the engine can take.
+  std::optional<ApiError> AwaitEngine(const httplib::Request& request,
+                                      engine::v1::Welcome* welcome);
   // Reads, parses and tokenizes the body.
   std::optional<ApiError> BuildJob(Route route, const httplib::Request& request,
                                    const httplib::ContentReader& reader, Job* job);
@@ -88,6 +104,7 @@ class ApiServer {
   std::atomic<bool> draining_{false};
   std::atomic<int> num_active_{0};
   absl::Mutex mutex_;
+  AdmissionRules rules_ ABSL_GUARDED_BY(mutex_);
   int num_large_bodies_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::BitGen random_ ABSL_GUARDED_BY(mutex_);
   HttpServer http_;  // last: its threads use the rest

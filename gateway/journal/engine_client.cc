@@ -2,36 +2,52 @@
 #include "gateway/journal/engine_client.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
+#include "absl/time/clock.h"
+#include "gateway/journal/engine_view.h"
+#include "identity/credentials.h"
 #include "proto/coordinator.grpc.pb.h"
-#include "proto/engine.grpc.pb.h"
 
 namespace moe::gateway {
 namespace {
 
 using coordinator::v1::GroupState;
-using engine::v1::EngineMessage;
-using engine::v1::GatewayMessage;
+using coordinator::v1::GroupStates;
 
-// A step's events may carry the log-probabilities of a long prompt.
+// A step's events may carry the log-probabilities of a long prompt; a list of groups, the load of
+// every expert.
 constexpr int kMaxMessageBytes = 64 << 20;
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
+// `target_name` is the name that the other end's certificate must have; empty: the address' host.
+std::shared_ptr<grpc::Channel> Connect(const std::string& address,
+                                       const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                                       const std::string& target_name) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // Each connection starts afresh: the backoff is ours.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  identity::SetTargetName(target_name, &arguments);
+  return grpc::CreateCustomChannel(
+      address, credentials == nullptr ? grpc::InsecureChannelCredentials() : credentials,
+      arguments);
+}
+
+JournalOptions OptionsOfJournal(const EngineClientOptions& options) {
+  JournalOptions journal = options.journal;
+  journal.single_group = options.deployment.empty();
+  return journal;
 }
 
 }  // namespace
 
 EngineClient::EngineClient(EngineClientOptions options)
-    : options_(std::move(options)), journal_(std::make_shared<Journal>(options_.journal)) {
-  threads_.emplace_back([this] { WatchGroup(); });
-  threads_.emplace_back([this] { FollowLeader(); });
+    : options_(std::move(options)),
+      journal_(std::make_shared<Journal>(OptionsOfJournal(options_))),
+      route_(options_.coordinator) {
+  threads_.emplace_back([this] { Follow(); });
   threads_.emplace_back([this] { Supervise(); });
 }
 
@@ -39,10 +55,11 @@ EngineClient::~EngineClient() {
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
-    for (const auto& call : {watch_call_, leader_call_}) {
-      if (call != nullptr) {
-        call->context.TryCancel();
-      }
+    if (watch_ != nullptr) {
+      watch_->context.TryCancel();
+    }
+    for (const auto& [name, connection] : connections_) {
+      connection->Retire();
     }
   }
   journal_->Stop();
@@ -55,7 +72,14 @@ absl::StatusOr<std::unique_ptr<Generation>> EngineClient::Start(GenerationReques
   return journal_->Start(std::move(request));
 }
 
-EngineView EngineClient::view() const { return journal_->view(); }
+engine::v1::Welcome EngineClient::welcome() const { return journal_->welcome(); }
+
+EngineView EngineClient::view() const {
+  EngineView view = journal_->view();
+  absl::MutexLock lock(&mutex_);
+  view.num_ignored_groups = num_ignored_groups_;
+  return view;
+}
 
 bool EngineClient::Sleep(absl::Duration duration) {
   absl::MutexLock lock(&mutex_);
@@ -63,142 +87,140 @@ bool EngineClient::Sleep(absl::Duration duration) {
   return !stopping_;
 }
 
-void EngineClient::WatchGroup() {
+void EngineClient::Follow() {
+  if (options_.credentials) {
+    absl::StatusOr<EngineCredentials> credentials = options_.credentials();
+    if (!credentials.ok()) {
+      return;
+    }
+    credentials_ = *std::move(credentials);
+  }
   absl::Duration backoff = options_.min_backoff;
   do {
-    const auto call = std::make_shared<Call>();
-    {
-      absl::MutexLock lock(&mutex_);
-      if (stopping_) {
-        return;
-      }
-      watch_call_ = call;
-      last_watch_ = absl::Now();
-    }
-    const auto stub = coordinator::v1::Coordinator::NewStub(Connect(options_.coordinator));
-    const auto reader = stub->WatchGroup(&call->context, coordinator::v1::WatchGroupRequest());
-    GroupState group;
-    while (reader->Read(&group)) {
-      backoff = options_.min_backoff;
-      OnGroup(group);
-    }
-    // The last known state stays: losing only the coordinator disturbs nothing.
-    reader->Finish();
-    {
-      absl::MutexLock lock(&mutex_);
-      watch_call_ = nullptr;
-    }
-    backoff = std::min(backoff * 2, options_.max_backoff);
+    const bool heard = RunWatch();
+    backoff = heard ? options_.min_backoff : std::min(backoff * 2, options_.max_backoff);
   } while (Sleep(backoff));
 }
 
-void EngineClient::OnGroup(const GroupState& group) {
-  journal_->OnGroup(group);
-  absl::MutexLock lock(&mutex_);
-  last_watch_ = absl::Now();
-  leader_address_ = group.leader_address();
-  // While a group recovers there is no address; the present leader may well go on.
-  if (leader_call_ != nullptr && !leader_address_.empty() &&
-      leader_call_->address != leader_address_) {
-    leader_call_->context.TryCancel();
-  }
-}
-
-std::string EngineClient::WaitForLeader() {
-  absl::MutexLock lock(&mutex_);
-  const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || !leader_address_.empty();
-  };
-  mutex_.Await(absl::Condition(&ready));
-  return stopping_ ? "" : leader_address_;
-}
-
-bool EngineClient::SleepUntilOtherLeader(const std::string& tried, absl::Duration duration) {
-  absl::MutexLock lock(&mutex_);
-  const auto ready = [this, &tried]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || (!leader_address_.empty() && leader_address_ != tried);
-  };
-  mutex_.AwaitWithTimeout(absl::Condition(&ready), duration);
-  return !stopping_;
-}
-
-void EngineClient::FollowLeader() {
-  absl::Duration backoff = options_.min_backoff;
-  std::string address;
-  do {
-    address = WaitForLeader();
-    if (address.empty()) {
-      return;
-    }
-    const bool accepted = RunConnection(address);
-    backoff = accepted ? options_.min_backoff : std::min(backoff * 2, options_.max_backoff);
-  } while (SleepUntilOtherLeader(address, backoff));
-}
-
-bool EngineClient::RunConnection(const std::string& address) {
-  const auto call = std::make_shared<Call>();
-  call->address = address;
-  call->opened = absl::Now();
+bool EngineClient::RunWatch() {
+  const auto watch = std::make_shared<Watch>();
+  watch->last_heard = absl::Now();
   {
     absl::MutexLock lock(&mutex_);
     if (stopping_) {
       return false;
     }
-    leader_call_ = call;
+    watch_ = watch;
   }
-  const auto stub = engine::v1::Engine::NewStub(Connect(address));
-  const auto stream = stub->Generate(&call->context);
-  GatewayMessage greeting;
-  greeting.mutable_greeting()->set_gateway_id(options_.gateway_id);
-  EngineMessage message;
-  const bool accepted = stream->Write(greeting) && stream->Read(&message) &&
-                        message.has_welcome() && journal_->OnWelcome(message.welcome()).ok();
-  if (accepted) {
-    std::thread writer([this, &stream] {
-      for (;;) {
-        const std::vector<GatewayMessage> messages = journal_->TakeOutgoing();
-        if (messages.empty()) {
-          return;
-        }
-        for (const GatewayMessage& outgoing : messages) {
-          if (!stream->Write(outgoing)) {
-            return;  // the reader sees the end too
-          }
-        }
-      }
-    });
-    while (stream->Read(&message)) {
-      journal_->OnMessage(message);
-    }
-    journal_->OnDisconnect();
-    writer.join();
+  const auto stub = coordinator::v1::Coordinator::NewStub(
+      Connect(route_.address(), credentials_.coordinator, route_.target_name()));
+  coordinator::v1::WatchGroupsRequest request;
+  request.set_deployment(options_.deployment);
+  const auto reader = stub->WatchGroups(&watch->context, request);
+  GroupStates groups;
+  bool heard = false;
+  while (reader->Read(&groups)) {
+    heard = true;
+    OnGroups(std::move(groups));
+    absl::MutexLock lock(&mutex_);
+    watch->last_heard = absl::Now();
   }
-  call->context.TryCancel();
-  while (stream->Read(&message)) {
-    // What a refused leader still says is not ours. Finish needs the stream read to its end.
-  }
-  stream->Finish();
+  const grpc::Status status = reader->Finish();
+  route_.OnCallEnd(watch->context, status);
   absl::MutexLock lock(&mutex_);
-  leader_call_ = nullptr;
-  return accepted;
+  watch_ = nullptr;
+  return heard;
+}
+
+std::unique_ptr<LeaderConnection> EngineClient::MakeConnection(const std::string& group) const {
+  LeaderConnectionOptions options;
+  options.gateway_id = options_.gateway_id;
+  options.connect = [credentials = credentials_.leader](const std::string& address) {
+    return Connect(address, credentials, "");
+  };
+  options.welcome_deadline = options_.welcome_deadline;
+  options.leader_silence = options_.leader_silence;
+  options.min_backoff = options_.min_backoff;
+  options.max_backoff = options_.max_backoff;
+  return std::make_unique<LeaderConnection>(group, std::move(options), journal_);
+}
+
+void EngineClient::OnGroups(GroupStates groups) {
+  auto* list = groups.mutable_groups();
+  // The first ones are kept, and the same ones each time.
+  std::stable_sort(list->begin(), list->end(), [](const GroupState& a, const GroupState& b) {
+    return GroupIndex(a.group()) < GroupIndex(b.group());
+  });
+  const size_t num_groups = std::min(static_cast<size_t>(list->size()), options_.max_groups);
+  const size_t num_ignored = static_cast<size_t>(list->size()) - num_groups;
+  list->DeleteSubrange(static_cast<int>(num_groups), static_cast<int>(num_ignored));
+  // Before a connection may say Welcome for a group.
+  journal_->OnGroups(groups);
+
+  std::set<std::string> listed;
+  for (const GroupState& group : *list) {
+    listed.insert(group.group());
+  }
+  std::vector<std::unique_ptr<LeaderConnection>> same_name;
+  {
+    absl::MutexLock lock(&mutex_);
+    num_ignored_groups_ = num_ignored;
+    for (auto it = connections_.begin(); it != connections_.end();) {
+      if (listed.count(it->first) != 0) {
+        ++it;
+        continue;
+      }
+      it->second->Retire();
+      retired_.emplace(it->first, std::move(it->second));
+      it = connections_.erase(it);
+    }
+    for (auto it = retired_.begin(); it != retired_.end();) {
+      if (listed.count(it->first) != 0) {
+        same_name.push_back(std::move(it->second));
+        it = retired_.erase(it);
+      } else {
+        ++it;
+      }
+    }
+  }
+  // A group that comes again waits for the end of its old connection: what that still says must not
+  // be taken for the new one's.
+  same_name.clear();
+  for (const GroupState& group : *list) {
+    absl::MutexLock lock(&mutex_);
+    if (stopping_) {
+      return;
+    }
+    std::unique_ptr<LeaderConnection>& connection = connections_[group.group()];
+    if (connection == nullptr) {
+      connection = MakeConnection(group.group());
+    }
+    connection->SetLeader(group.leader_address());
+  }
 }
 
 void EngineClient::Supervise() {
   while (Sleep(absl::Milliseconds(100))) {
     journal_->Tick();
-    const bool connected = journal_->connected();
-    const absl::Time now = absl::Now();
+    std::vector<std::unique_ptr<LeaderConnection>> ended;
     absl::MutexLock lock(&mutex_);
-    if (leader_call_ != nullptr) {
-      const bool too_late = !connected && now - leader_call_->opened > options_.welcome_deadline;
-      const bool silent = connected && now - journal_->last_heard() > options_.leader_silence;
-      if (too_late || silent) {
-        leader_call_->context.TryCancel();
-      }
+    bool in_need = connections_.empty();
+    for (const auto& [name, connection] : connections_) {
+      connection->CheckSilence();
+      in_need = in_need || !journal_->connected(name);
     }
-    // Without a leader, a coordinator that says nothing is asked again: its connection may be dead.
-    if (!connected && watch_call_ != nullptr && now - last_watch_ > absl::Seconds(10)) {
-      watch_call_->context.TryCancel();
+    const absl::Duration silence =
+        in_need ? options_.coordinator_silence_in_need : options_.coordinator_silence;
+    if (watch_ != nullptr && absl::Now() - watch_->last_heard > silence) {
+      watch_->context.TryCancel();
+    }
+    for (auto it = retired_.begin(); it != retired_.end();) {
+      if (it->second->done()) {
+        ended.push_back(std::move(it->second));
+        it = retired_.erase(it);
+      } else {
+        ++it;
+      }
     }
   }
 }

@@ -1,4 +1,4 @@
-// See journal.h.
+// See journal.h. This file: sequences, their events and their end.
 #include "gateway/journal/journal.h"
 
 #include <algorithm>
@@ -9,7 +9,6 @@
 namespace moe::gateway {
 namespace {
 
-using coordinator::v1::GroupState;
 using engine::v1::EngineMessage;
 using engine::v1::GatewayMessage;
 using engine::v1::Rejected;
@@ -17,7 +16,6 @@ using engine::v1::TokenEvent;
 
 // A leader that keeps skipping positions of a sequence is broken; trying again would not end.
 constexpr int kMaxResyncs = 5;
-constexpr absl::Duration kLastingConnection = absl::Seconds(10);
 
 }  // namespace
 
@@ -57,51 +55,67 @@ absl::StatusOr<std::unique_ptr<Generation>> Journal::Start(GenerationRequest req
   auto sequence = std::make_shared<Sequence>();
   sequence->request = std::move(request);
   absl::MutexLock lock(&mutex_);
-  if (stopping_) {
-    return absl::UnavailableError("The server is shutting down.");
-  }
-  if (!ever_connected_ || group_.phase() == GroupState::FAILED) {
-    return absl::UnavailableError(WhyNotServing());
+  if (stopping_ || !ever_connected_ || AllFailed()) {
+    return absl::UnavailableError(MakeView().reason);
   }
   sequence->order = next_order_++;
-  sequence->model_digest = welcome_.model_digest();
-  sequence->numerics_id = welcome_.numerics_id();
   live_[sequence->order] = sequence;
-  if (connected_) {
-    Submit(*sequence);
-  } else {
+  Place(sequence);
+  if (sequence->number == 0) {
     sequence->stalled_since = options_.now();
   }
   return std::make_unique<JournaledGeneration>(shared_from_this(), std::move(sequence));
 }
 
-void Journal::Submit(Sequence& sequence) {
-  sequence.number = next_number_++;
-  sequence.retry_at = absl::InfiniteFuture();
-  submitted_[sequence.number] = live_.at(sequence.order);
+void Journal::Submit(const std::shared_ptr<Sequence>& sequence,
+                     const std::shared_ptr<Group>& group) {
+  sequence->group = group;
+  sequence->number = next_number_++;
+  sequence->retry_at = absl::InfinitePast();
+  sequence->prefilled = false;
+  Recount(*sequence);
+  group->submitted[sequence->number] = sequence;
   GatewayMessage message;
   engine::v1::Submit& submit = *message.mutable_submit();
-  submit.set_request(sequence.number);
-  submit.mutable_prompt_tokens()->Add(sequence.request.prompt_tokens.begin(),
-                                      sequence.request.prompt_tokens.end());
-  submit.mutable_generated_tokens()->Add(sequence.generated.begin(), sequence.generated.end());
-  *submit.mutable_sampling() = sequence.request.sampling;
-  outgoing_.push_back(std::move(message));
-  outgoing_changed_.Signal();
+  submit.set_request(sequence->number);
+  submit.mutable_prompt_tokens()->Add(sequence->request.prompt_tokens.begin(),
+                                      sequence->request.prompt_tokens.end());
+  submit.mutable_generated_tokens()->Add(sequence->generated.begin(), sequence->generated.end());
+  *submit.mutable_sampling() = sequence->request.sampling;
+  group->outgoing.push_back(std::move(message));
+  group->outgoing_changed.Signal();
 }
 
 void Journal::Cancel(Sequence& sequence) {
   if (sequence.number == 0) {
     return;
   }
-  submitted_.erase(sequence.number);
-  if (connected_) {
+  Group& group = *sequence.group;
+  group.submitted.erase(sequence.number);
+  if (group.connected) {
     GatewayMessage message;
     message.mutable_cancel()->set_request(sequence.number);
-    outgoing_.push_back(std::move(message));
-    outgoing_changed_.Signal();
+    group.outgoing.push_back(std::move(message));
+    group.outgoing_changed.Signal();
   }
   sequence.number = 0;
+  Recount(sequence);
+}
+
+void Journal::Recount(Sequence& sequence) {
+  int64_t tokens = 0;
+  if (sequence.number != 0 && !sequence.finished) {
+    const auto num_generated = static_cast<int64_t>(sequence.generated.size());
+    tokens = std::max<int64_t>(
+        0, static_cast<int64_t>(sequence.request.sampling.max_tokens()) - num_generated);
+    if (!sequence.prefilled) {
+      tokens += static_cast<int64_t>(sequence.request.prompt_tokens.size()) + num_generated;
+    }
+  }
+  if (sequence.group != nullptr) {
+    sequence.group->outstanding_tokens += tokens - sequence.outstanding_tokens;
+  }
+  sequence.outstanding_tokens = tokens;
 }
 
 void Journal::Drop(Sequence& sequence) {
@@ -124,7 +138,11 @@ void Journal::Signal(Sequence& sequence) {
 void Journal::End(const std::shared_ptr<Sequence>& sequence, absl::Status status) {
   sequence->finished = true;
   sequence->status = std::move(status);
-  submitted_.erase(sequence->number);
+  if (sequence->group != nullptr) {
+    sequence->group->submitted.erase(sequence->number);
+    sequence->number = 0;
+    Recount(*sequence);
+  }
   live_.erase(sequence->order);
   Signal(*sequence);
 }
@@ -137,77 +155,29 @@ void Journal::EndAll(const absl::Status& status) {
   }
 }
 
-absl::Status Journal::OnWelcome(const engine::v1::Welcome& welcome) {
+void Journal::OnMessage(const std::string& group_name, const EngineMessage& message) {
   absl::MutexLock lock(&mutex_);
-  if (stopping_) {
-    return absl::UnavailableError("The server is shutting down.");
+  const std::shared_ptr<Group> group = Find(group_name);
+  if (group == nullptr || !group->connected) {
+    return;
   }
-  if (welcome.epoch() < epoch_) {
-    refused_reason_ = absl::StrCat("a leader of epoch ", welcome.epoch(), " answered; epoch ",
-                                   epoch_, " is already known");
-    return absl::FailedPreconditionError(refused_reason_);
-  }
-  if (ever_connected_ && welcome.model_digest() != welcome_.model_digest()) {
-    refused_reason_ = "the engine serves another model than when this gateway started";
-    EndAll(absl::FailedPreconditionError(refused_reason_));
-    return absl::FailedPreconditionError(refused_reason_);
-  }
-  refused_reason_.clear();
-  num_failovers_ += ever_connected_ ? 1 : 0;
-  connected_ = true;
-  ever_connected_ = true;
-  epoch_ = welcome.epoch();
-  welcome_ = welcome;
-  last_heard_ = connected_at_ = options_.now();
-  outgoing_.clear();
-  const std::map<uint64_t, std::shared_ptr<Sequence>> live = live_;
-  for (const auto& [order, sequence] : live) {
-    if (sequence->numerics_id != welcome.numerics_id()) {
-      End(sequence, absl::FailedPreconditionError("the engine's numerics changed"));
-    } else {
-      Submit(*sequence);
-    }
-  }
-  return absl::OkStatus();
-}
-
-void Journal::OnDisconnect() {
-  absl::MutexLock lock(&mutex_);
-  connected_ = false;
-  submitted_.clear();
-  outgoing_.clear();
-  outgoing_changed_.SignalAll();
-  const absl::Time now = options_.now();
-  // A leader that lasted is a success, so the deadline starts anew. One that dies at once is not:
-  // a group in a crash loop must reach the deadline.
-  const bool lasted = now - connected_at_ >= kLastingConnection;
-  for (auto& [order, sequence] : live_) {
-    const bool restart = lasted && sequence->number != 0;
-    sequence->stalled_since = restart ? now : std::min(sequence->stalled_since, now);
-    sequence->number = 0;
-    sequence->retry_at = absl::InfiniteFuture();
-  }
-}
-
-void Journal::OnMessage(const EngineMessage& message) {
-  absl::MutexLock lock(&mutex_);
-  last_heard_ = options_.now();
+  group->last_heard = options_.now();
   switch (message.message_case()) {
     case EngineMessage::kEvents:
-      if (message.events().epoch() < epoch_) {
+      if (message.events().epoch() < group->epoch) {
         num_dropped_events_ += static_cast<uint64_t>(message.events().events_size());
         return;
       }
-      epoch_ = message.events().epoch();
+      group->epoch = message.events().epoch();
       for (const TokenEvent& event : message.events().events()) {
-        OnEvent(event);
+        OnEvent(*group, event);
       }
       return;
     case EngineMessage::kRejected:
-      OnRejected(message.rejected());
+      OnRejected(*group, message.rejected());
       return;
     case EngineMessage::kStats:
-      stats_ = message.stats();
+      group->stats = message.stats();
       return;
     case EngineMessage::kWelcome:
     case EngineMessage::MESSAGE_NOT_SET:
@@ -215,9 +185,9 @@ void Journal::OnMessage(const EngineMessage& message) {
   }
 }
 
-void Journal::OnEvent(const TokenEvent& event) {
-  const auto found = submitted_.find(event.request());
-  if (found == submitted_.end()) {
+void Journal::OnEvent(Group& group, const TokenEvent& event) {
+  const auto found = group.submitted.find(event.request());
+  if (found == group.submitted.end()) {
     ++num_dropped_events_;  // cancelled, or of an earlier submission
     return;
   }
@@ -235,13 +205,20 @@ void Journal::OnEvent(const TokenEvent& event) {
       if (++sequence->num_resyncs > kMaxResyncs) {
         End(sequence, absl::InternalError("the leader skips tokens of this sequence"));
       } else {
-        Submit(*sequence);
+        Submit(sequence, sequence->group);
       }
     }
     return;
   }
+  if (!sequence->begun()) {
+    sequence->model_digest = group.welcome.model_digest();
+    sequence->numerics_id = group.welcome.numerics_id();
+  }
   sequence->generated.push_back(event.token());
+  sequence->prefilled = true;
+  Recount(*sequence);
   sequence->num_resyncs = 0;
+  sequence->num_refusals = 0;
   sequence->stalled_since = absl::InfiniteFuture();
   sequence->ready.push_back(event);
   if (event.finish() != TokenEvent::NONE) {
@@ -251,51 +228,35 @@ void Journal::OnEvent(const TokenEvent& event) {
   }
 }
 
-void Journal::OnRejected(const Rejected& rejected) {
-  const auto found = submitted_.find(rejected.request());
-  if (found == submitted_.end()) {
+void Journal::OnRejected(Group& group, const Rejected& rejected) {
+  const auto found = group.submitted.find(rejected.request());
+  if (found == group.submitted.end()) {
     return;
   }
   const std::shared_ptr<Sequence> sequence = found->second;
-  submitted_.erase(found);
+  group.submitted.erase(found);
   sequence->number = 0;
+  Recount(*sequence);
   if (rejected.reason() != Rejected::QUEUE_FULL) {
     End(sequence, absl::InvalidArgumentError(rejected.message()));
     return;
   }
-  // Refused before any leader took it: the client can try again. Else it was accepted once and
-  // this journal keeps the promise.
+  const absl::Time now = options_.now();
+  group.full_until = now + options_.queue_full_retry;
+  // Refused before any leader took it: the client can try again, unless another group has room now.
+  // Else it was accepted once and this journal keeps the promise.
   const bool first_submission =
-      sequence->generated.empty() && sequence->stalled_since == absl::InfiniteFuture();
-  if (first_submission) {
+      !sequence->begun() && sequence->stalled_since == absl::InfiniteFuture();
+  const bool tried_all = ++sequence->num_refusals >= static_cast<int>(groups_.size());
+  const std::shared_ptr<Group> other = tried_all ? nullptr : Choose(*sequence, /*placed=*/true);
+  if (other != nullptr) {
+    num_moved_ += sequence->begun() ? 1 : 0;
+    Submit(sequence, other);
+  } else if (first_submission) {
     End(sequence, absl::ResourceExhaustedError("the engine's queue is full"));
-    return;
-  }
-  const absl::Time now = options_.now();
-  sequence->stalled_since = std::min(sequence->stalled_since, now);
-  sequence->retry_at = now + options_.queue_full_retry;
-}
-
-void Journal::OnGroup(const GroupState& group) {
-  absl::MutexLock lock(&mutex_);
-  group_ = group;
-  if (group.phase() == GroupState::FAILED) {
-    EndAll(absl::UnavailableError("the engine has failed"));
-  }
-}
-
-void Journal::Tick() {
-  absl::MutexLock lock(&mutex_);
-  const absl::Time now = options_.now();
-  const std::map<uint64_t, std::shared_ptr<Sequence>> live = live_;
-  for (const auto& [order, sequence] : live) {
-    // Time in a live leader's queue is not a stall: the leader has it and says so by its silence.
-    const bool waits_here = sequence->number == 0;
-    if (waits_here && now - sequence->stalled_since >= options_.failover_deadline) {
-      End(sequence, absl::UnavailableError("no engine took this request over in time"));
-    } else if (connected_ && waits_here && now >= sequence->retry_at) {
-      Submit(*sequence);
-    }
+  } else {
+    sequence->stalled_since = std::min(sequence->stalled_since, now);
+    sequence->retry_at = group.full_until;
   }
 }
 
@@ -303,74 +264,9 @@ void Journal::Stop() {
   absl::MutexLock lock(&mutex_);
   stopping_ = true;
   EndAll(absl::UnavailableError("the server is shutting down"));
-  outgoing_changed_.SignalAll();
-}
-
-std::vector<GatewayMessage> Journal::TakeOutgoing() {
-  absl::MutexLock lock(&mutex_);
-  while (connected_ && !stopping_ && outgoing_.empty()) {
-    outgoing_changed_.Wait(&mutex_);
+  for (const auto& [name, group] : groups_) {
+    group->outgoing_changed.SignalAll();
   }
-  std::vector<GatewayMessage> messages;
-  if (connected_) {
-    messages.swap(outgoing_);
-  }
-  return messages;
-}
-
-bool Journal::connected() const {
-  absl::MutexLock lock(&mutex_);
-  return connected_;
-}
-
-absl::Time Journal::last_heard() const {
-  absl::MutexLock lock(&mutex_);
-  return last_heard_;
-}
-
-std::string Journal::WhyNotServing() const {
-  if (stopping_) {
-    return "The server is shutting down.";
-  }
-  switch (group_.phase()) {
-    case GroupState::STARTING:
-      return "The engine is starting.";
-    case GroupState::LOADING:
-      return "The engine is loading the model.";
-    case GroupState::CONNECTING:
-      return "The engine is connecting its workers.";
-    case GroupState::RECOVERING:
-      return "The engine is recovering from the loss of a worker.";
-    case GroupState::FAILED:
-      return "The engine has failed.";
-    case GroupState::STOPPING:
-      return "The engine is stopping.";
-    default:
-      break;
-  }
-  if (!refused_reason_.empty()) {
-    return absl::StrCat("The engine can't be used: ", refused_reason_, ".");
-  }
-  return ever_connected_ ? "The engine does not answer." : "The engine is not connected yet.";
-}
-
-EngineView Journal::view() const {
-  absl::MutexLock lock(&mutex_);
-  EngineView view;
-  // A leader that waits for the next epoch speaks, but computes nothing.
-  const bool between_epochs =
-      group_.phase() == GroupState::RECOVERING || group_.phase() == GroupState::FAILED;
-  view.serving = connected_ && !stopping_ && !between_epochs &&
-                 options_.now() - last_heard_ <= options_.silence;
-  if (!view.serving) {
-    view.reason = WhyNotServing();
-  }
-  view.welcome = welcome_;
-  view.stats = stats_;
-  view.group = group_;
-  view.num_failovers = num_failovers_;
-  view.num_dropped_events = num_dropped_events_;
-  return view;
 }
 
 }  // namespace moe::gateway

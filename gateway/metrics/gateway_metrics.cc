@@ -2,8 +2,10 @@
 #include "gateway/metrics/gateway_metrics.h"
 
 #include <algorithm>
+#include <set>
 #include <vector>
 
+#include "gateway/journal/engine_view.h"
 #include "prometheus/text_serializer.h"
 
 namespace moe::gateway {
@@ -99,19 +101,27 @@ prometheus::Histogram& GatewayMetrics::Histogram(const std::string& name, const 
                                                                                     buckets);
 }
 
+prometheus::Family<prometheus::Gauge>& GatewayMetrics::GaugeFamily(const std::string& name,
+                                                                   const std::string& help) {
+  return prometheus::BuildGauge().Name(name).Help(help).Register(registry_);
+}
+
 GatewayMetrics::GatewayMetrics(const std::string& served_model, int64_t max_context)
     : labels_({{"model_name", served_model}}),
       running_(Gauge("vllm:num_requests_running", "Sequences that the engine computes.")),
       waiting_(Gauge("vllm:num_requests_waiting", "Sequences in the engine's queue.")),
       kv_usage_(Gauge("vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.")),
-      epoch_(Gauge("moe_epoch", "The epoch of the last leader.")),
-      serving_(Gauge("moe_engine_serving", "1 while a leader answers, else 0.")),
+      epoch_(Gauge("moe_epoch",
+                   "The epoch of the last leader; of several groups, see moe_group_epoch.")),
+      serving_(Gauge("moe_engine_serving", "1 while a group serves, else 0.")),
       preemptions_(Counter("vllm:num_preemptions_total",
                            "Sequences that lost their KV cache and were computed again.")),
       prompt_tokens_(
           Counter("vllm:prompt_tokens_total", "Prompt tokens of sequences that began to answer.")),
       generation_tokens_(Counter("vllm:generation_tokens_total", "Tokens generated.")),
       failovers_(Counter("moe_failovers_total", "Times that requests went on with a new leader.")),
+      moved_(Counter("moe_moved_sequences_total",
+                     "Sequences that went on in another group than they began in.")),
       dropped_events_(Counter("moe_dropped_token_events_total",
                               "Token events dropped: an old epoch, or a position already known.")),
       time_to_first_token_(Histogram("vllm:time_to_first_token_seconds",
@@ -149,7 +159,16 @@ GatewayMetrics::GatewayMetrics(const std::string& served_model, int64_t max_cont
       rejected_(prometheus::BuildCounter()
                     .Name("moe_rejected_requests_total")
                     .Help("Requests refused, by reason.")
-                    .Register(registry_)) {
+                    .Register(registry_)),
+      group_gauges_(
+          {&GaugeFamily("moe_group_serving", "1 while this group serves, else 0."),
+           &GaugeFamily("moe_group_draining", "1 while this group takes nothing new, else 0."),
+           &GaugeFamily("moe_group_epoch", "The epoch of this group."),
+           &GaugeFamily("moe_group_sequences", "Sequences of this gateway in this group."),
+           &GaugeFamily("moe_group_outstanding_tokens",
+                        "Tokens that sequences of this gateway in this group still need at most."),
+           &GaugeFamily("moe_group_kv_cache_usage",
+                        "Share of this group's KV cache in use, 0 to 1.")}) {
   // Every series exists from the start, so that rates are right from the first event on.
   for (const FinishedReason reason : {FinishedReason::kStop, FinishedReason::kLength,
                                       FinishedReason::kAbort, FinishedReason::kError}) {
@@ -206,6 +225,45 @@ void GatewayMetrics::OnRejected(RejectedReason reason) {
   rejected_.Add(labels).Increment();
 }
 
+void GatewayMetrics::UpdateGroups(const EngineView& view) {
+  std::set<int> present;
+  for (const GroupView& group : view.groups) {
+    const int index = GroupIndex(group.name);
+    present.insert(index);
+    GroupSeries& series = groups_[index];
+    if (series.gauges.empty()) {
+      std::map<std::string, std::string> labels = labels_;
+      labels["group"] = std::to_string(index);
+      for (prometheus::Family<prometheus::Gauge>* family : group_gauges_) {
+        series.gauges.emplace_back(family, &family->Add(labels));
+      }
+    }
+    const double values[] = {group.serving ? 1.0 : 0.0,
+                             group.state.draining() ? 1.0 : 0.0,
+                             static_cast<double>(group.state.epoch()),
+                             static_cast<double>(group.num_sequences),
+                             static_cast<double>(group.outstanding_tokens),
+                             group.stats.kv_usage()};
+    for (size_t i = 0; i < series.gauges.size(); ++i) {
+      series.gauges[i].second->Set(values[i]);
+    }
+    const uint64_t now = group.stats.num_preemptions();
+    const uint64_t last = series.last_preemptions;
+    preemptions_.Increment(static_cast<double>(now >= last ? now - last : now));
+    series.last_preemptions = now;
+  }
+  for (auto it = groups_.begin(); it != groups_.end();) {
+    if (present.count(it->first) != 0) {
+      ++it;
+      continue;
+    }
+    for (const auto& [family, gauge] : it->second.gauges) {
+      family->Remove(gauge);
+    }
+    it = groups_.erase(it);
+  }
+}
+
 std::string GatewayMetrics::Serialize(const EngineView& view) {
   running_.Set(view.stats.num_running());
   waiting_.Set(view.stats.num_waiting());
@@ -215,11 +273,9 @@ std::string GatewayMetrics::Serialize(const EngineView& view) {
   serving_.Set(view.serving ? 1 : 0);
   {
     absl::MutexLock lock(&mutex_);
-    const uint64_t now = view.stats.num_preemptions();
-    const uint64_t added = now >= last_preemptions_ ? now - last_preemptions_ : now;
-    preemptions_.Increment(static_cast<double>(added));
-    last_preemptions_ = now;
+    UpdateGroups(view);
     RaiseTo(failovers_, static_cast<double>(view.num_failovers));
+    RaiseTo(moved_, static_cast<double>(view.num_moved));
     RaiseTo(dropped_events_, static_cast<double>(view.num_dropped_events));
   }
   return prometheus::TextSerializer().Serialize(registry_.Collect());

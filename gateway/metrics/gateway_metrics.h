@@ -2,7 +2,8 @@
 //
 // Names and buckets are vLLM's (vllm/v1/metrics/loggers.py) where the meaning is the same, so that
 // its dashboards work; ours begin with moe_. No label takes a client's text: model_name is the
-// served name, routes and reasons come from fixed sets.
+// served name, routes and reasons come from fixed sets, and `group` is the index of a group that
+// exists now: the series of one that is gone go with it.
 //
 // Tested by tests/gateway/metrics/gateway_metrics_test.cc.
 #ifndef MOE_GATEWAY_METRICS_GATEWAY_METRICS_H_
@@ -13,6 +14,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -73,8 +75,17 @@ class GatewayMetrics {
   int64_t num_generated_tokens() const;
 
  private:
+  // The series of one group.
+  struct GroupSeries {
+    std::vector<std::pair<prometheus::Family<prometheus::Gauge>*, prometheus::Gauge*>> gauges;
+    uint64_t last_preemptions = 0;  // the engine's counter starts anew with each leader
+  };
+
   prometheus::Gauge& Gauge(const std::string& name, const std::string& help);
   prometheus::Counter& Counter(const std::string& name, const std::string& help);
+  prometheus::Family<prometheus::Gauge>& GaugeFamily(const std::string& name,
+                                                     const std::string& help);
+  void UpdateGroups(const EngineView& view) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   prometheus::Histogram& Histogram(const std::string& name, const std::string& help,
                                    const prometheus::Histogram::BucketBoundaries& buckets);
 
@@ -90,6 +101,7 @@ class GatewayMetrics {
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& generation_tokens_;
   prometheus::Counter& failovers_;
+  prometheus::Counter& moved_;
   prometheus::Counter& dropped_events_;
   prometheus::Histogram& time_to_first_token_;
   prometheus::Histogram& inter_token_;
@@ -105,9 +117,11 @@ class GatewayMetrics {
   prometheus::Family<prometheus::Counter>& http_requests_;
   prometheus::Family<prometheus::Counter>& rejected_;
 
+  // With a label for the group, in the order of GroupSeries::gauges.
+  std::vector<prometheus::Family<prometheus::Gauge>*> group_gauges_;
+
   absl::Mutex mutex_;
-  // The engine's counter starts anew with each leader; ours only grows.
-  uint64_t last_preemptions_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<int, GroupSeries> groups_ ABSL_GUARDED_BY(mutex_);  // by index
 };
 
 }  // namespace moe::gateway

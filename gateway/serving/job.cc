@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "gateway/journal/engine_view.h"
 
 namespace moe::gateway {
 namespace {
@@ -128,12 +129,6 @@ std::optional<ApiError> LimitTokens(const std::string& field, std::optional<int6
 }
 
 }  // namespace
-
-int64_t SequenceLimit(const engine::v1::Welcome& welcome) {
-  const auto max_context = static_cast<int64_t>(welcome.max_context());
-  const auto kv_tokens = static_cast<int64_t>(welcome.kv_capacity_tokens());
-  return kv_tokens > 0 ? std::min(max_context, kv_tokens) : max_context;
-}
 
 std::optional<ApiError> BuildCompletionJob(CompletionRequest request, const JobContext& context,
                                            Job* job) {

@@ -44,10 +44,6 @@ struct Job {
   int num_choices() const { return static_cast<int>(prompts.size()) * n; }
 };
 
-// Prompt and answer of one sequence together: the model's context, or what one owner's KV cache can
-// hold if that is less.
-int64_t SequenceLimit(const engine::v1::Welcome& welcome);
-
 // What a job takes from the outside world beside the request.
 struct JobContext {
   const ServedModel* model = nullptr;

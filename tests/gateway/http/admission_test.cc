@@ -29,6 +29,7 @@ TEST(AdmissionTest, DecidesFromMethodPathAndHeaders) {
   const char* key = "Bearer secret";
   const std::vector<Case> cases = {
       {"health needs no key", make("GET", "/health"), 200},
+      {"readiness needs no key", make("GET", "/ready"), 200},
       {"no key", make("GET", "/v1/models"), 401},
       {"a wrong key", make("GET", "/v1/models", "Bearer secreT"), 401},
       {"a key that begins right", make("GET", "/v1/models", "Bearer secretsecret"), 401},

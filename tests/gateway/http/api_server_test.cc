@@ -68,6 +68,65 @@ TEST_F(ApiServerTest, HealthFollowsTheEngine) {
   EXPECT_EQ(StatusOf(Get("/health")), 200);
 }
 
+TEST_F(ApiServerTest, ReadyWhileRequestsAreTakenThoughTheEngineRecovers) {
+  options_.admission.api_key = "k";
+  Start();
+  generator_.SetServing(false);
+  EXPECT_EQ(StatusOf(Get("/health")), 503);
+  EXPECT_EQ(StatusOf(Get("/ready")), 200) << "without a key";
+  generator_.SetKnown(false);
+  EXPECT_EQ(StatusOf(Get("/ready")), 200) << "what the engine was is known";
+  server_->SetUnready();
+  EXPECT_EQ(StatusOf(Get("/ready")), 503);
+}
+
+TEST_F(ApiServerTest, BeforeTheFirstEngineARequestIsRefusedOrHeld) {
+  generator_.SetKnown(false);
+  Start();
+  const std::string refused = Complete(R"({"prompt": "hi"})");
+  EXPECT_EQ(StatusOf(refused), 503);
+  EXPECT_THAT(refused, HasSubstr("Retry-After:"));
+
+  options_.hold = absl::Milliseconds(50);
+  Start();
+  EXPECT_EQ(StatusOf(Complete(R"({"prompt": "hi"})")), 503) << "held for a while";
+
+  options_.hold = absl::Seconds(60);
+  Start();
+  RawClient held(port());
+  held.Send(PostRequest("/v1/completions", R"({"prompt": "hi"})"));
+  while (server_->num_active() == 0) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  EXPECT_EQ(generator_.num_live(), 0);
+  generator_.SetKnown(true);
+  EXPECT_THAT(held.ReceiveAll(), HasSubstr("hello"));
+}
+
+TEST_F(ApiServerTest, AHeldRequestEndsWithTheServer) {
+  generator_.SetKnown(false);
+  options_.hold = absl::Seconds(60);
+  Start();
+  RawClient held(port());
+  held.Send(PostRequest("/v1/completions", R"({"prompt": "hi"})"));
+  while (server_->num_active() == 0) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  server_->Stop();
+  EXPECT_EQ(StatusOf(held.ReceiveAll()), 503);
+}
+
+TEST_F(ApiServerTest, AChangedKeyCountsFromTheNextRequestOn) {
+  options_.admission.api_key = "old";
+  Start();
+  EXPECT_EQ(StatusOf(Get("/v1/models", "Authorization: Bearer old\r\n")), 200);
+  server_->SetApiKey("new");
+  EXPECT_EQ(StatusOf(Get("/v1/models", "Authorization: Bearer old\r\n")), 401);
+  EXPECT_EQ(StatusOf(Get("/v1/models", "Authorization: Bearer new\r\n")), 200);
+  EXPECT_EQ(StatusOf(Complete(R"({"prompt": "hi"})", "Authorization: Bearer old\r\n")), 401);
+  EXPECT_EQ(StatusOf(Complete(R"({"prompt": "hi"})", "Authorization: Bearer new\r\n")), 200);
+}
+
 TEST_F(ApiServerTest, StreamsEventsWithTheHeadersThatProxiesNeed) {
   Start();
   const std::string answer =
@@ -193,6 +252,40 @@ TEST(GroupStatusTest, HasWorkersAndOneRowPerLayer) {
   EXPECT_EQ(json["model"], "m");
   view.group.add_expert_tokens(9);
   EXPECT_EQ(Json::parse(GroupStatusJson("m", view))["expert_tokens"], Json::array());
+}
+
+TEST(GroupStatusTest, HasEachGroupAndTheLoadOfAllAtTheTop) {
+  EngineView view;
+  for (const int index : {0, 1, 2}) {
+    GroupView& group = view.groups.emplace_back();
+    group.name = "ns/m/" + std::to_string(index);
+    group.serving = index == 1;
+    group.state.set_group(group.name);
+    group.state.set_phase(coordinator::v1::GroupState::ACTIVE);
+    group.state.set_draining(index == 0);
+    group.state.set_num_layers(1);
+    group.state.set_num_experts(2);
+    group.state.add_expert_tokens(index == 2 ? 100 : 1);
+    group.state.add_expert_tokens(2);
+    group.stats.set_num_running(5);
+    group.outstanding_tokens = 70;
+    group.welcome.set_model_digest("abc");
+  }
+  view.groups[2].state.set_num_experts(1);  // of another shape: its tokens can't be added
+  view.group = view.groups[1].state;
+  const Json json = Json::parse(GroupStatusJson("m", view));
+  EXPECT_EQ(json["expert_tokens"], Json({{2, 4}}));
+  ASSERT_EQ(json["groups"].size(), 3U);
+  const Json& first = json["groups"][0];
+  EXPECT_EQ(first["group"], "ns/m/0");
+  EXPECT_EQ(first["index"], 0);
+  EXPECT_EQ(first["draining"], true);
+  EXPECT_EQ(first["serving"], false);
+  EXPECT_EQ(first["phase"], "ACTIVE");
+  EXPECT_EQ(first["model_digest"], "abc");
+  EXPECT_EQ(first["engine"]["running"], 5);
+  EXPECT_EQ(first["outstanding_tokens"], 70);
+  EXPECT_EQ(first["expert_tokens"], Json({{1, 2}}));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Tests gateway/journal/journal.h without threads or network.
+// Tests gateway/journal/journal.h without threads or network: one group, as in local mode.
 #include "gateway/journal/journal.h"
 
 #include <memory>
@@ -27,6 +27,16 @@ class JournalTest : public ::testing::Test {
     JournalOptions options;
     options.now = [this] { return now_; };
     journal_ = std::make_shared<Journal>(options);
+    OnGroup({});
+  }
+
+  absl::Status OnWelcome(const Welcome& welcome) { return journal_->OnWelcome("", welcome); }
+  void OnMessage(const EngineMessage& message) { journal_->OnMessage("", message); }
+  void OnDisconnect() { journal_->OnDisconnect(""); }
+  void OnGroup(const GroupState& group) {
+    coordinator::v1::GroupStates groups;
+    *groups.add_groups() = group;
+    journal_->OnGroups(groups);
   }
 
   static Welcome MakeWelcome(uint64_t epoch, const std::string& numerics = "cpu",
@@ -50,8 +60,9 @@ class JournalTest : public ::testing::Test {
 
   // What would be sent now, submissions and cancels.
   std::vector<GatewayMessage> Sent() {
-    // Never blocks: there is always something after a start or a cancel in these tests.
-    return journal_->TakeOutgoing();
+    std::vector<GatewayMessage> messages;
+    journal_->TakeOutgoing("", absl::ZeroDuration(), &messages);
+    return messages;
   }
 
   void Token(uint64_t epoch, uint64_t request, uint32_t position, int32_t token,
@@ -63,7 +74,7 @@ class JournalTest : public ::testing::Test {
     event.set_position(position);
     event.set_token(token);
     event.set_finish(finish);
-    journal_->OnMessage(message);
+    OnMessage(message);
   }
 
   void Reject(uint64_t request, Rejected::Reason reason) {
@@ -71,7 +82,7 @@ class JournalTest : public ::testing::Test {
     message.mutable_rejected()->set_request(request);
     message.mutable_rejected()->set_reason(reason);
     message.mutable_rejected()->set_message("no");
-    journal_->OnMessage(message);
+    OnMessage(message);
   }
 
   static std::vector<int32_t> Take(Generation& generation) {
@@ -101,7 +112,7 @@ TEST_F(JournalTest, NothingStartsBeforeAnEngineWasThere) {
 }
 
 TEST_F(JournalTest, TokensComeInOrderAndTheEndEndsIt) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();
   const auto sent = Sent();
   ASSERT_THAT(sent, SizeIs(1));
@@ -117,15 +128,15 @@ TEST_F(JournalTest, TokensComeInOrderAndTheEndEndsIt) {
 }
 
 TEST_F(JournalTest, ANewLeaderGetsPromptAndTokensApartAndGoesOnWithoutGapOrDouble) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto first = Start({1});
   auto second = Start({2});
   auto sent = Sent();
   Token(1, sent[0].submit().request(), 0, 10);
   Token(1, sent[0].submit().request(), 1, 11);
-  journal_->OnDisconnect();
+  OnDisconnect();
   auto third = Start({3});  // comes while nobody leads, and waits
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(2)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(2)).ok());
   sent = Sent();
   ASSERT_THAT(sent, SizeIs(3));
   EXPECT_THAT(Generated(sent[0]), ElementsAre(10, 11));
@@ -143,18 +154,18 @@ TEST_F(JournalTest, ANewLeaderGetsPromptAndTokensApartAndGoesOnWithoutGapOrDoubl
 }
 
 TEST_F(JournalTest, EventsOfAnEarlierSubmissionDoNotCount) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();
   const uint64_t old_number = Sent()[0].submit().request();
-  journal_->OnDisconnect();
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  OnDisconnect();
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   EXPECT_NE(Sent()[0].submit().request(), old_number);
   Token(1, old_number, 0, 10);
   EXPECT_THAT(Take(*generation), IsEmpty());
 }
 
 TEST_F(JournalTest, AGapIsSubmittedAgainFromWhatIsKnown) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();
   const uint64_t number = Sent()[0].submit().request();
   Token(1, number, 0, 10);
@@ -168,7 +179,7 @@ TEST_F(JournalTest, AGapIsSubmittedAgainFromWhatIsKnown) {
 }
 
 TEST_F(JournalTest, ALeaderThatKeepsSkippingIsGivenUp) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();
   uint64_t number = Sent()[0].submit().request();
   for (int i = 0; i < 5; ++i) {
@@ -180,7 +191,7 @@ TEST_F(JournalTest, ALeaderThatKeepsSkippingIsGivenUp) {
 }
 
 TEST_F(JournalTest, ALeaderMayGoOnInANewEpochOnTheSameConnection) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();
   const uint64_t number = Sent()[0].submit().request();
   Token(1, number, 0, 10);
@@ -190,43 +201,57 @@ TEST_F(JournalTest, ALeaderMayGoOnInANewEpochOnTheSameConnection) {
 }
 
 TEST_F(JournalTest, AnOldLeaderIsRefused) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(5)).ok());
-  journal_->OnDisconnect();
-  EXPECT_FALSE(journal_->OnWelcome(MakeWelcome(4)).ok());
-  EXPECT_FALSE(journal_->connected());
-  EXPECT_TRUE(journal_->OnWelcome(MakeWelcome(5)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(5)).ok());
+  OnDisconnect();
+  EXPECT_FALSE(OnWelcome(MakeWelcome(4)).ok());
+  EXPECT_FALSE(journal_->connected(""));
+  EXPECT_TRUE(OnWelcome(MakeWelcome(5)).ok());
 }
 
 TEST_F(JournalTest, RequestsNeverGoOnWithOtherNumerics) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto old = Start();
-  journal_->OnDisconnect();
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(2, "gpu")).ok());
+  Token(1, Sent()[0].submit().request(), 0, 10);
+  EXPECT_THAT(Take(*old), ElementsAre(10));
+  OnDisconnect();
+  ASSERT_TRUE(OnWelcome(MakeWelcome(2, "gpu")).ok());
   EXPECT_TRUE(absl::IsFailedPrecondition(old->Next(absl::ZeroDuration()).status()));
   auto fresh = Start();
   EXPECT_THAT(Sent(), SizeIs(1));
 }
 
+TEST_F(JournalTest, ARequestWithoutATokenMayStartAnewWithOtherNumerics) {
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
+  auto generation = Start();
+  Sent();
+  OnDisconnect();
+  ASSERT_TRUE(OnWelcome(MakeWelcome(2, "gpu")).ok());
+  const auto sent = Sent();
+  ASSERT_THAT(sent, SizeIs(1));
+  Token(2, sent[0].submit().request(), 0, 10);
+  EXPECT_THAT(Take(*generation), ElementsAre(10));
+}
+
 TEST_F(JournalTest, RequestsNeverGoOnWithAnotherModel) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto old = Start();
-  journal_->OnDisconnect();
-  EXPECT_FALSE(journal_->OnWelcome(MakeWelcome(2, "cpu", "other")).ok());
+  OnDisconnect();
+  EXPECT_FALSE(OnWelcome(MakeWelcome(2, "cpu", "other")).ok());
   EXPECT_TRUE(absl::IsFailedPrecondition(old->Next(absl::ZeroDuration()).status()));
   EXPECT_FALSE(journal_->view().serving);
   EXPECT_THAT(journal_->view().reason, ::testing::HasSubstr("another model"));
 }
 
 TEST_F(JournalTest, AFullQueueRefusesWhatIsNewAndTriesAgainWhatIsOld) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto fresh = Start();
   Reject(Sent()[0].submit().request(), Rejected::QUEUE_FULL);
   EXPECT_TRUE(absl::IsResourceExhausted(fresh->Next(absl::ZeroDuration()).status()));
 
   auto old = Start();
   Token(1, Sent()[0].submit().request(), 0, 10);
-  journal_->OnDisconnect();
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(2)).ok());
+  OnDisconnect();
+  ASSERT_TRUE(OnWelcome(MakeWelcome(2)).ok());
   Reject(Sent()[0].submit().request(), Rejected::QUEUE_FULL);
   journal_->Tick();
   EXPECT_THAT(Take(*old), ElementsAre(10));
@@ -238,17 +263,17 @@ TEST_F(JournalTest, AFullQueueRefusesWhatIsNewAndTriesAgainWhatIsOld) {
 }
 
 TEST_F(JournalTest, WhatTheEngineCannotTakeIsTheClientsFault) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();
   Reject(Sent()[0].submit().request(), Rejected::TOO_LONG);
   EXPECT_TRUE(absl::IsInvalidArgument(generation->Next(absl::ZeroDuration()).status()));
 }
 
 TEST_F(JournalTest, TheFailoverDeadlineEndsIt) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();
   Token(1, Sent()[0].submit().request(), 0, 10);
-  journal_->OnDisconnect();
+  OnDisconnect();
   now_ += absl::Seconds(119);
   journal_->Tick();
   EXPECT_THAT(Take(*generation), ElementsAre(10));
@@ -258,23 +283,23 @@ TEST_F(JournalTest, TheFailoverDeadlineEndsIt) {
 }
 
 TEST_F(JournalTest, ACrashLoopReachesTheDeadline) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();
   for (uint64_t i = 0; i < 125; ++i) {
-    journal_->OnDisconnect();
+    OnDisconnect();
     now_ += absl::Seconds(1);
     journal_->Tick();
     if (!generation->Next(absl::ZeroDuration()).ok()) {
       EXPECT_GE(i, 118U);
       return;
     }
-    ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(2 + i)).ok());
+    ASSERT_TRUE(OnWelcome(MakeWelcome(2 + i)).ok());
   }
   FAIL() << "never ended";
 }
 
 TEST_F(JournalTest, ADestroyedGenerationIsCancelled) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();
   const uint64_t number = Sent()[0].submit().request();
   generation = nullptr;
@@ -283,63 +308,63 @@ TEST_F(JournalTest, ADestroyedGenerationIsCancelled) {
   EXPECT_EQ(sent[0].cancel().request(), number);
   Token(1, number, 0, 10);
   EXPECT_EQ(num_signals_, 0);
-  journal_->OnDisconnect();
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(2)).ok());
+  OnDisconnect();
+  ASSERT_TRUE(OnWelcome(MakeWelcome(2)).ok());
   auto other = Start({7});
   EXPECT_THAT(Sent(), SizeIs(1)) << "the cancelled one is forgotten";
 }
 
 TEST_F(JournalTest, HealthFollowsTheLeadersVoice) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   EXPECT_TRUE(journal_->view().serving);
   now_ += absl::Seconds(4);
   EXPECT_FALSE(journal_->view().serving);
   EngineMessage stats;
   stats.mutable_stats()->set_num_running(3);
-  journal_->OnMessage(stats);
+  OnMessage(stats);
   EXPECT_TRUE(journal_->view().serving);
   EXPECT_EQ(journal_->view().stats.num_running(), 3U);
-  journal_->OnDisconnect();
+  OnDisconnect();
   GroupState group;
   group.set_phase(GroupState::RECOVERING);
-  journal_->OnGroup(group);
+  OnGroup(group);
   EXPECT_THAT(journal_->view().reason, ::testing::HasSubstr("recovering"));
 }
 
 TEST_F(JournalTest, BetweenTwoEpochsItIsRecoveringThoughTheLeaderSpeaks) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();
   EXPECT_THAT(Sent(), SizeIs(1));
   GroupState group;
   group.set_phase(GroupState::RECOVERING);
-  journal_->OnGroup(group);
+  OnGroup(group);
   EngineMessage stats;
   stats.mutable_stats()->set_num_running(1);
   for (int second = 0; second < 60; ++second) {
     now_ += absl::Seconds(1);
-    journal_->OnMessage(stats);
+    OnMessage(stats);
     EXPECT_FALSE(journal_->view().serving);
     EXPECT_THAT(journal_->view().reason, ::testing::HasSubstr("recovering"));
   }
   auto later = Start({7});
   EXPECT_THAT(Sent(), SizeIs(1)) << "requests are taken, and wait in the leader";
   group.set_phase(GroupState::ACTIVE);
-  journal_->OnGroup(group);
+  OnGroup(group);
   EXPECT_TRUE(journal_->view().serving);
   Token(2, 1, 0, 10, TokenEvent::STOP);
   EXPECT_THAT(Take(*generation), ElementsAre(10)) << "nothing was submitted twice";
 }
 
 TEST_F(JournalTest, AFailedGroupAndAStopEndEverything) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();
   GroupState group;
   group.set_phase(GroupState::FAILED);
-  journal_->OnGroup(group);
+  OnGroup(group);
   EXPECT_TRUE(absl::IsUnavailable(generation->Next(absl::ZeroDuration()).status()));
   EXPECT_TRUE(absl::IsUnavailable(journal_->Start({}).status()));
   group.set_phase(GroupState::ACTIVE);
-  journal_->OnGroup(group);
+  OnGroup(group);
   auto other = Start();
   journal_->Stop();
   EXPECT_TRUE(absl::IsUnavailable(other->Next(absl::ZeroDuration()).status()));
@@ -347,7 +372,7 @@ TEST_F(JournalTest, AFailedGroupAndAStopEndEverything) {
 }
 
 TEST_F(JournalTest, ASequencesErrorReachesItsOwner) {
-  ASSERT_TRUE(journal_->OnWelcome(MakeWelcome(1)).ok());
+  ASSERT_TRUE(OnWelcome(MakeWelcome(1)).ok());
   auto generation = Start();
   Token(1, Sent()[0].submit().request(), 0, 0, TokenEvent::ERROR);
   const auto events = generation->Next(absl::ZeroDuration());

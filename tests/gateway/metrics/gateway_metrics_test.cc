@@ -11,6 +11,7 @@ namespace moe::gateway {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST(GatewayMetricsTest, HasVllmNamesAndBuckets) {
   GatewayMetrics metrics("m", 4096);
@@ -65,12 +66,48 @@ TEST(GatewayMetricsTest, HasVllmNamesAndBuckets) {
 TEST(GatewayMetricsTest, CountersOnlyGrowWhenAnEngineStartsAnew) {
   GatewayMetrics metrics("m", 512);
   EngineView view;
+  view.groups.resize(1);
   for (const uint64_t preemptions : {5, 7, 2, 2}) {
-    view.stats.set_num_preemptions(preemptions);
+    view.groups[0].stats.set_num_preemptions(preemptions);
     metrics.Serialize(view);
   }
   EXPECT_THAT(metrics.Serialize(view),
               HasSubstr("vllm:num_preemptions_total{model_name=\"m\"} 9\n"));
+}
+
+TEST(GatewayMetricsTest, EachGroupHasItsSeriesAsLongAsItExists) {
+  GatewayMetrics metrics("m", 512);
+  EngineView view;
+  view.num_moved = 3;
+  for (const int index : {0, 12}) {
+    GroupView& group = view.groups.emplace_back();
+    group.name = "ns/m/" + std::to_string(index);
+    group.serving = index == 12;
+    group.state.set_draining(index == 0);
+    group.state.set_epoch(7);
+    group.num_sequences = 2;
+    group.outstanding_tokens = 900;
+    group.stats.set_num_preemptions(static_cast<uint64_t>(10 + index));
+  }
+  std::string text = metrics.Serialize(view);
+  for (const char* line : {
+           "moe_group_serving{group=\"0\",model_name=\"m\"} 0",
+           "moe_group_serving{group=\"12\",model_name=\"m\"} 1",
+           "moe_group_draining{group=\"0\",model_name=\"m\"} 1",
+           "moe_group_epoch{group=\"12\",model_name=\"m\"} 7",
+           "moe_group_sequences{group=\"12\",model_name=\"m\"} 2",
+           "moe_group_outstanding_tokens{group=\"12\",model_name=\"m\"} 900",
+           "moe_moved_sequences_total{model_name=\"m\"} 3",
+           "vllm:num_preemptions_total{model_name=\"m\"} 32",
+       }) {
+    EXPECT_THAT(text, HasSubstr(std::string(line) + "\n"));
+  }
+  view.groups.erase(view.groups.begin());
+  view.groups[0].stats.set_num_preemptions(23);
+  text = metrics.Serialize(view);
+  EXPECT_THAT(text, Not(HasSubstr("group=\"0\"")));
+  EXPECT_THAT(text, HasSubstr("moe_group_serving{group=\"12\",model_name=\"m\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("vllm:num_preemptions_total{model_name=\"m\"} 33\n"));
 }
 
 TEST(StatsLineTest, SpeaksUnderLoadOnly) {

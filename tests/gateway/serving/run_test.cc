@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
+#include "gateway/journal/engine_view.h"
 #include "gateway/openai/parse.h"
 #include "gateway/serving/served_model.h"
 #include "gmock/gmock.h"

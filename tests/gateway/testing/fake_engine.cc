@@ -12,17 +12,26 @@
 namespace moe::gateway::testing {
 
 using coordinator::v1::GroupState;
+using coordinator::v1::GroupStates;
 using engine::v1::EngineMessage;
 using engine::v1::GatewayMessage;
 using engine::v1::TokenEvent;
 
 namespace {
 
-std::unique_ptr<grpc::Server> Serve(const std::string& address, grpc::Service* service) {
+// Replaces the port of `address` by the one that was taken.
+std::unique_ptr<grpc::Server> Serve(std::shared_ptr<grpc::ServerCredentials> credentials,
+                                    grpc::Service* service, std::string* address) {
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials());
+  int port = 0;
+  builder.AddListeningPort(
+      *address, credentials == nullptr ? grpc::InsecureServerCredentials() : credentials, &port);
   builder.RegisterService(service);
-  return builder.BuildAndStart();
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (*address == "127.0.0.1:0") {
+    *address = "127.0.0.1:" + std::to_string(port);
+  }
+  return server;
 }
 
 }  // namespace
@@ -42,7 +51,9 @@ struct FakeLeader::Stream {
 };
 
 FakeLeader::FakeLeader(FakeLeaderOptions options)
-    : options_(std::move(options)), server_(Serve(options_.address, this)) {}
+    : options_(std::move(options)), address_(options_.address) {
+  server_ = Serve(options_.credentials, this, &address_);
+}
 
 FakeLeader::~FakeLeader() { Kill(); }
 
@@ -174,7 +185,11 @@ grpc::Status FakeLeader::Generate(
   return grpc::Status::OK;
 }
 
-FakeCoordinator::FakeCoordinator(const std::string& address) : server_(Serve(address, this)) {}
+FakeCoordinator::FakeCoordinator(const std::string& address,
+                                 std::shared_ptr<grpc::ServerCredentials> credentials)
+    : address_(address) {
+  server_ = Serve(std::move(credentials), this, &address_);
+}
 
 FakeCoordinator::~FakeCoordinator() {
   {
@@ -184,17 +199,12 @@ FakeCoordinator::~FakeCoordinator() {
   server_->Shutdown(std::chrono::system_clock::now());
 }
 
-void FakeCoordinator::Set(const GroupState& state) {
-  absl::MutexLock lock(&mutex_);
-  state_ = state;
-  ++version_;
-}
-
-void FakeCoordinator::SetLeader(const std::string& address, uint64_t epoch) {
+GroupState ActiveGroup(const std::string& name, const std::string& leader, uint64_t epoch) {
   GroupState state;
+  state.set_group(name);
   state.set_phase(GroupState::ACTIVE);
   state.set_epoch(epoch);
-  state.set_leader_address(address);
+  state.set_leader_address(leader);
   state.set_layout("EP2_TP1_PP1_DP1");
   state.set_kv_capacity_tokens(4096);
   state.set_num_layers(2);
@@ -208,29 +218,82 @@ void FakeCoordinator::SetLeader(const std::string& address, uint64_t epoch) {
   for (uint64_t i = 0; i < 4; ++i) {
     state.add_expert_tokens(10 * i);
   }
-  Set(state);
+  return state;
 }
 
-grpc::Status FakeCoordinator::WatchGroup(grpc::ServerContext* context,
-                                         const coordinator::v1::WatchGroupRequest* /*request*/,
-                                         grpc::ServerWriter<GroupState>* writer) {
+void FakeCoordinator::Set(const GroupState& state) {
+  absl::MutexLock lock(&mutex_);
+  groups_[state.group()] = state;
+  ++version_;
+}
+
+void FakeCoordinator::SetAll(const std::vector<GroupState>& groups) {
+  absl::MutexLock lock(&mutex_);
+  groups_.clear();
+  for (const GroupState& group : groups) {
+    groups_[group.group()] = group;
+  }
+  ++version_;
+}
+
+void FakeCoordinator::Remove(const std::string& name) {
+  absl::MutexLock lock(&mutex_);
+  groups_.erase(name);
+  ++version_;
+}
+
+void FakeCoordinator::PointTo(const std::string& leader) {
+  absl::MutexLock lock(&mutex_);
+  leads_ = false;
+  leader_ = leader;
+}
+
+void FakeCoordinator::Lead() {
+  absl::MutexLock lock(&mutex_);
+  leads_ = true;
+}
+
+std::string FakeCoordinator::asked_deployment() const {
+  absl::MutexLock lock(&mutex_);
+  return asked_deployment_;
+}
+
+int FakeCoordinator::num_watches() const {
+  absl::MutexLock lock(&mutex_);
+  return num_watches_;
+}
+
+grpc::Status FakeCoordinator::WatchGroups(grpc::ServerContext* context,
+                                          const coordinator::v1::WatchGroupsRequest* request,
+                                          grpc::ServerWriter<GroupStates>* writer) {
+  {
+    absl::MutexLock lock(&mutex_);
+    asked_deployment_ = request->deployment();
+    ++num_watches_;
+  }
   uint64_t seen = 0;
-  bool first = true;
   while (!context->IsCancelled()) {
-    GroupState state;
+    GroupStates groups;
     bool changed = false;
     {
       absl::MutexLock lock(&mutex_);
+      if (!leads_) {
+        if (!leader_.empty()) {
+          context->AddTrailingMetadata("moe-leader", leader_);
+        }
+        return {grpc::StatusCode::UNAVAILABLE, "this coordinator does not lead"};
+      }
       if (stopping_) {
         break;
       }
-      changed = first || version_ != seen;
+      changed = version_ != seen;
       seen = version_;
-      state = state_;
+      for (const auto& [name, group] : groups_) {
+        *groups.add_groups() = group;
+      }
     }
     if (changed) {
-      first = false;
-      writer->Write(state);
+      writer->Write(groups);
     }
     absl::SleepFor(absl::Milliseconds(5));
   }

@@ -86,6 +86,11 @@ FakeGenerator::FakeGenerator() : answer_(BytesAsTokens("hello")) {
   view_.group.set_phase(coordinator::v1::GroupState::ACTIVE);
   view_.group.set_layout("EP2_TP1_PP1_DP1");
   view_.group.set_epoch(3);
+  GroupView group;
+  group.serving = true;
+  group.welcome = view_.welcome;
+  group.state = view_.group;
+  view_.groups.push_back(group);
 }
 
 void FakeGenerator::SetAnswer(const std::string& text) { SetAnswerTokens(BytesAsTokens(text)); }
@@ -125,6 +130,13 @@ void FakeGenerator::SetServing(bool serving) {
   absl::MutexLock lock(&mutex_);
   view_.serving = serving;
   view_.reason = serving ? "" : "The engine is loading the model.";
+  view_.groups.front().serving = serving;
+  view_.groups.front().reason = view_.reason;
+}
+
+void FakeGenerator::SetKnown(bool known) {
+  absl::MutexLock lock(&mutex_);
+  known_ = known;
 }
 
 void FakeGenerator::SetPiece(int num_tokens) {
@@ -183,6 +195,11 @@ absl::StatusOr<std::unique_ptr<Generation>> FakeGenerator::Start(GenerationReque
     generation->Wake();
   }
   return generation;
+}
+
+engine::v1::Welcome FakeGenerator::welcome() const {
+  absl::MutexLock lock(&mutex_);
+  return known_ ? view_.welcome : engine::v1::Welcome();
 }
 
 EngineView FakeGenerator::view() const {

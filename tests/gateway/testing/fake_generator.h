@@ -32,6 +32,8 @@ class FakeGenerator : public Generator {
   // At most so many at once; more fail with ResourceExhausted at Next.
   void SetMaxLive(int max_live);
   void SetServing(bool serving);
+  // False: as if no engine had been there ever.
+  void SetKnown(bool known);
   // How many tokens one call of Next gives; 0 holds all back until it is changed.
   void SetPiece(int num_tokens);
 
@@ -41,6 +43,7 @@ class FakeGenerator : public Generator {
   int max_seen_live() const;
 
   absl::StatusOr<std::unique_ptr<Generation>> Start(GenerationRequest request) override;
+  engine::v1::Welcome welcome() const override;
   EngineView view() const override;
 
  private:
@@ -48,6 +51,7 @@ class FakeGenerator : public Generator {
 
   mutable absl::Mutex mutex_;
   EngineView view_ ABSL_GUARDED_BY(mutex_);
+  bool known_ ABSL_GUARDED_BY(mutex_) = true;
   std::vector<int32_t> answer_ ABSL_GUARDED_BY(mutex_);
   int piece_ ABSL_GUARDED_BY(mutex_) = 1;
   int fail_after_ ABSL_GUARDED_BY(mutex_) = -1;
