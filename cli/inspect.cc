@@ -74,22 +74,16 @@ int CatchingJsonErrors(Function function) {
   }
 }
 
-int PrintStatus(const InspectOptions& options) {
-  const auto status = GetStatus(options);
-  if (!status.ok()) return Complain(status.status());
-  if (options.json) {
-    std::printf("%s\n", status->dump(2).c_str());
-    return 0;
-  }
-  std::printf("%s  epoch %d  %s\n", status->value("phase", "?").c_str(), status->value("epoch", 0),
-              status->value("layout", "").c_str());
-  if (const std::string reason = status->value("phase_reason", ""); !reason.empty()) {
+void PrintGroup(const Json& group) {
+  std::printf("%s  epoch %d  %s\n", group.value("phase", "?").c_str(), group.value("epoch", 0),
+              group.value("layout", "").c_str());
+  if (const std::string reason = group.value("phase_reason", ""); !reason.empty()) {
     std::printf("reason: %s\n", reason.c_str());
   }
-  std::printf("KV cache: %d tokens\n\n", status->value("kv_capacity_tokens", 0));
+  std::printf("KV cache: %d tokens\n\n", group.value("kv_capacity_tokens", 0));
   std::printf("%5s %8s %-16s %12s %12s %9s %8s  %s\n", "rank", "pid", "experts", "weights",
               "resident", "busy s", "failures", "metrics");
-  for (const Json& worker : status->value("workers", Json::array())) {
+  for (const Json& worker : group.value("workers", Json::array())) {
     std::printf("%4d%s %8d %-16s %12s %12s %9.1f %8d  %s\n", worker.value("slot", 0),
                 worker.value("owns_sequences", false) ? "*" : " ", worker.value("pid", 0),
                 FormatRanges(worker.value("experts", Json::array())).c_str(),
@@ -97,6 +91,40 @@ int PrintStatus(const InspectOptions& options) {
                 FormatBytes(worker.value("resident_bytes", uint64_t{0})).c_str(),
                 worker.value("busy_seconds", 0.0), worker.value("failures", 0),
                 worker.value("metrics_address", "").c_str());
+  }
+}
+
+// Several groups: one line for each, then each in full.
+void PrintGroups(const Json& groups) {
+  std::printf("%5s %-12s %8s %8s %8s  %s\n", "group", "phase", "epoch", "running", "waiting",
+              "state");
+  for (const Json& group : groups) {
+    const Json engine = group.value("engine", Json::object());
+    std::printf("%5d %-12s %8d %8d %8d  %s\n", group.value("index", 0),
+                group.value("phase", "?").c_str(), group.value("epoch", 0),
+                engine.value("running", 0), engine.value("waiting", 0),
+                group.value("draining", false)  ? "draining"
+                : group.value("serving", false) ? "serves"
+                                                : group.value("reason", "").c_str());
+  }
+  for (const Json& group : groups) {
+    std::printf("\ngroup %d  ", group.value("index", 0));
+    PrintGroup(group);
+  }
+}
+
+int PrintStatus(const InspectOptions& options) {
+  const auto status = GetStatus(options);
+  if (!status.ok()) return Complain(status.status());
+  if (options.json) {
+    std::printf("%s\n", status->dump(2).c_str());
+    return 0;
+  }
+  const Json groups = status->value("groups", Json::array());
+  if (groups.size() > 1) {
+    PrintGroups(groups);
+  } else {
+    PrintGroup(*status);
   }
   std::printf("\n* owns sequences: attention, KV cache, sampling\n");
   return 0;
