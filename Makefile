@@ -3,14 +3,17 @@
 #
 #   make demo          serve the demo model with 64 expert-parallel workers, ask it a question
 #   make demo ONCE=1   the same, and leave after the answer
-#   make test          build and run every test, lint, sanitizers and fuzzers included
+#   make test          build and run every test: lint, sanitizers, fuzzers and a Kubernetes included
+#   make test-cluster  only the tests on a Kubernetes (ARGS="-k rollout": arguments of pytest)
 #   make test-sanitizers   only the in-process tests under ASan+UBSan, then TSan
 #   make bench         benchmarks: kernels, exchange, engine (FULL=1: 16 layers)
+#   make images        build the images localhost/moe-{controller,worker,gateway,demo}
+#   make cluster-up    a Kubernetes on one node with 64 GPUs on paper, with the images; cluster-down ends it
 #   make build         build the programs into build/bin
 #   make format lint   clang-format over the tree; clang-format and clang-tidy as checks
 #   make shell         a shell in the build container
 
-.PHONY: demo test test-sanitizers bench build format lint shell
+.PHONY: demo test test-cluster test-sanitizers bench images cluster-up cluster-down build format lint shell
 .DEFAULT_GOAL := build
 
 export ONCE FULL JOBS PORT
@@ -19,13 +22,25 @@ demo:
 	@tools/in-container tools/demo
 
 test:
-	@tools/in-container tools/test
+	@tools/test-all
+
+test-cluster:
+	@tools/test-cluster $(ARGS)
 
 test-sanitizers:
 	@tools/in-container tools/sanitized-tests
 
 bench:
 	@tools/in-container tools/bench
+
+images:
+	@tools/images
+
+cluster-up:
+	@tools/cluster/with-operator
+
+cluster-down:
+	@tools/cluster/node down
 
 build:
 	@tools/in-container tools/build

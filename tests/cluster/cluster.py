@@ -1,0 +1,183 @@
+"""The cluster under test, seen from inside its node: kubectl, helm, and the processes of pods.
+
+The tests run in the network and among the processes of the node's container (tools/cluster/node run), so
+a pod's address can be called, and a process can be killed, as the machine's owner could.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+
+NODE_ADDRESS = "10.10.0.1"
+ROOT = os.environ["MOE_ROOT"]
+OPERATOR_NAMESPACE = "moe-operator"
+
+
+def wait_until(condition, seconds, what, interval=0.1):
+    """The first true value of `condition`; `what` may be a function that describes the failure."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(interval)
+    raise AssertionError(f"not within {seconds} s: {what() if callable(what) else what}")
+
+
+def run(*command, stdin=None, check=True, timeout=300):
+    """Runs a program; its output is part of the error when it fails."""
+    done = subprocess.run(command, input=stdin, text=True, capture_output=True, timeout=timeout,
+                          check=False)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done
+
+
+def kubectl(*args, **options):
+    return run("kubectl", *args, **options)
+
+
+def kubectl_json(*args):
+    return json.loads(kubectl(*args, "-o", "json").stdout)
+
+
+def get(kind, name, namespace):
+    """The object, or None when there is none."""
+    done = kubectl("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
+    return json.loads(done.stdout) if done.stdout.strip() else None
+
+
+def items(kind, namespace, selector=""):
+    return kubectl_json("get", kind, "-n", namespace, "-l", selector)["items"]
+
+
+def apply(*objects, namespace):
+    kubectl("apply", "-n", namespace, "-f", "-",
+            stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+
+
+def make_namespace(name):
+    """A namespace that admits pods of the restricted Pod Security level only."""
+    apply({"apiVersion": "v1", "kind": "Namespace",
+           "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}},
+          namespace="default")
+
+
+def delete_namespace(name):
+    kubectl("delete", "namespace", name, "--wait=true", "--timeout=120s", timeout=150)
+
+
+# --- MoEDeployments and their pods ---
+
+def condition(deployment, kind):
+    """The condition of that type, or {}."""
+    found = [c for c in deployment.get("status", {}).get("conditions", []) if c["type"] == kind]
+    return found[0] if found else {}
+
+
+def is_true(deployment, kind):
+    return condition(deployment, kind).get("status") == "True"
+
+
+def moed(name, namespace):
+    return get("moedeployment", name, namespace)
+
+
+def wait_ready(name, namespace, seconds=300):
+    """Waits until Ready is true for the present spec; returns the deployment."""
+    def ready():
+        deployment = moed(name, namespace)
+        if is_true(deployment, "Failed"):
+            raise AssertionError(f"{name} has failed: {condition(deployment, 'Failed')}")
+        current = condition(deployment, "Ready").get("observedGeneration") == deployment["metadata"]["generation"]
+        return deployment if current and is_true(deployment, "Ready") else None
+
+    def why():
+        return "Ready; status: " + json.dumps(moed(name, namespace).get("status", {}), indent=1)[:6000]
+    return wait_until(ready, seconds, why, interval=0.5)
+
+
+def workers(name, namespace, group=None):
+    """Worker pods that were not asked to go."""
+    selector = f"moe-operator.dev/deployment={name},app.kubernetes.io/component=worker"
+    if group is not None:
+        selector += f",moe-operator.dev/group={group}"
+    return [pod for pod in items("pods", namespace, selector)
+            if "deletionTimestamp" not in pod["metadata"] and pod["status"].get("phase") not in ("Failed", "Succeeded")]
+
+
+def gateways(name, namespace):
+    selector = f"moe-operator.dev/deployment={name},app.kubernetes.io/component=gateway"
+    return [pod for pod in items("pods", namespace, selector) if "deletionTimestamp" not in pod["metadata"]]
+
+
+def controllers():
+    selector = "app.kubernetes.io/name=moe-operator,app.kubernetes.io/component=controller"
+    return [pod for pod in items("pods", OPERATOR_NAMESPACE, selector) if "deletionTimestamp" not in pod["metadata"]]
+
+
+def rank_pod(name, namespace, rank, group=0):
+    """The worker pod that holds `rank`, by the status."""
+    ranks = moed(name, namespace)["status"]["groups"][group]["ranks"]
+    return get("pod", next(r["pod"] for r in ranks if r["rank"] == rank), namespace)
+
+
+def leader():
+    """The controller pod that holds the lease."""
+    def holder():
+        for lease in items("lease", OPERATOR_NAMESPACE):
+            identity = lease["spec"].get("holderIdentity", "")
+            for pod in controllers():
+                if identity.startswith(pod["metadata"]["name"]):
+                    return pod
+        return None
+    return wait_until(holder, 60, "a controller that holds the lease")
+
+
+def restarts(pods):
+    """{pod name: (uid, restarts of its containers)}: what changes when anything was started again."""
+    return {pod["metadata"]["name"]: (pod["metadata"]["uid"],
+                                      sum(c["restartCount"] for c in pod["status"].get("containerStatuses", [])))
+            for pod in pods}
+
+
+# --- Processes ---
+
+def pids(pod):
+    """Pids of the processes in the pod's containers, the one that began first at the front."""
+    ids = [c["containerID"].split("//")[1] for c in pod["status"].get("containerStatuses", []) if c.get("containerID")]
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/cgroup", encoding="utf-8") as file:
+                groups = file.read()
+        except OSError:
+            continue
+        if any(container in groups for container in ids):
+            found.append(int(entry))
+    return sorted(found)
+
+
+def send_signal(pod, number):
+    """To the first process of the pod, as from outside its container: even SIGKILL and SIGSTOP work."""
+    found = pids(pod)
+    assert found, f"no process of {pod['metadata']['name']}"
+    os.kill(found[0], number)
+
+
+@contextlib.contextmanager
+def without_api_server():
+    """The API server is dead for as long as this lasts, then comes back with what it had stored."""
+    hold = "/cluster/hold/kube-apiserver"
+    with open(hold, "w", encoding="utf-8"):
+        pass
+    try:
+        with open("/cluster/pid/kube-apiserver", encoding="utf-8") as file:
+            os.kill(int(file.read()), signal.SIGKILL)
+        yield
+    finally:
+        os.remove(hold)
+        wait_until(lambda: kubectl("get", "--raw", "/readyz", check=False).returncode == 0, 60, "API server back")

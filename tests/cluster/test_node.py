@@ -1,0 +1,78 @@
+"""The cluster that the other tests run on does what they rely on: 64 GPUs and no more, names, services, ingress."""
+
+import json
+
+import pytest
+
+import cluster
+from cluster import NODE_ADDRESS, apply, delete_namespace, items, kubectl, make_namespace, wait_until
+from conftest import VERSION
+
+NAMESPACE = "node"
+SECURITY = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+
+
+def pod(name, labels, container):
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
+            "spec": {"securityContext": SECURITY, "terminationGracePeriodSeconds": 1,
+                     "automountServiceAccountToken": False,
+                     "containers": [{"name": "main", "imagePullPolicy": "Never", "securityContext": CONTAINER_SECURITY,
+                                     **container}]}}
+
+
+@pytest.fixture(scope="module")
+def namespace():
+    make_namespace(NAMESPACE)
+    yield NAMESPACE
+    delete_namespace(NAMESPACE)
+
+
+def test_sixty_four_gpus_hold_sixty_four_pods(namespace):
+    # A worker without a group: it waits for its coordinator.
+    worker = {"image": f"localhost/moe-demo:{VERSION}",
+              "command": ["moe-worker", "--coordinator", "127.0.0.1:1", "--worker-id", "alone", "--model", "/models/demo",
+                          "--engine-address", "127.0.0.1:7710"],
+              "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"nvidia.com/gpu": 1}}}
+    apply(*(pod(f"gpu-{i}", {"app": "gpu"}, worker) for i in range(64)), namespace=namespace)
+
+    def running():
+        return sum(p["status"]["phase"] == "Running" for p in items("pods", namespace, "app=gpu")) == 64
+    wait_until(running, 180, lambda: kubectl("get", "pods", "-n", namespace).stdout, interval=1)
+    apply(pod("one-too-many", {"app": "gpu"}, worker), namespace=namespace)
+
+    def refused():
+        status = cluster.get("pod", "one-too-many", namespace)["status"]
+        return any(c["type"] == "PodScheduled" and c["status"] == "False" and "nvidia.com/gpu" in c.get("message", "")
+                   for c in status.get("conditions", []))
+    wait_until(refused, 30, "the 65th pod finds no GPU")
+    kubectl("delete", "pods", "-n", namespace, "-l", "app=gpu", "--wait=true", "--timeout=120s", timeout=150)
+
+
+def test_names_services_and_ingress(namespace):
+    server = {"image": "localhost/busybox:1", "command": ["sh", "-c", "echo served >/tmp/index.html; exec httpd -f -p 8080 -h /tmp"],
+              "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}
+    web = pod("web", {"app": "web"}, server)
+    web["spec"]["volumes"] = [{"name": "tmp", "emptyDir": {}}]
+    asks = pod("asks", {"app": "asks"}, {
+        "image": "localhost/busybox:1",
+        "command": ["sh", "-c", f"until wget -T 2 -q -O - http://web.{namespace}.svc.cluster.local; do sleep 0.2; done"]})
+    asks["spec"]["restartPolicy"] = "Never"
+    apply(web, asks,
+          {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+           "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}},
+          {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web"},
+           "spec": {"ingressClassName": "traefik", "rules": [{"host": "web.example.com", "http": {"paths": [
+               {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}]}}]}},
+          namespace=namespace)
+    wait_until(lambda: cluster.get("pod", "asks", namespace)["status"]["phase"] == "Succeeded", 60,
+               lambda: json.dumps(cluster.get("pod", "asks", namespace)["status"]))
+    assert kubectl("logs", "asks", "-n", namespace).stdout.endswith("served\n")
+    wait_until(lambda: cluster.run("curl", "-fsS", "-m", "5", "-H", "Host: web.example.com", f"http://{NODE_ADDRESS}/",
+                                   check=False).stdout == "served\n", 30, "Traefik routes to the service")
+
+
+def test_api_server_goes_and_comes_back_with_what_it_had(namespace):
+    with cluster.without_api_server():
+        assert kubectl("get", "namespace", namespace, "--request-timeout=2s", check=False).returncode != 0
+    assert cluster.get("namespace", namespace, "default")
