@@ -50,6 +50,7 @@ struct Pipe {
 absl::StatusOr<pid_t> Spawn(const std::vector<std::string>& command,
                             posix_spawn_file_actions_t* actions) {
   std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
   for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
   argv.push_back(nullptr);
   pid_t pid = -1;

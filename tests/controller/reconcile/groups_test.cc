@@ -148,6 +148,63 @@ TEST(DrainTest, NobodyWaitsForeverForSequences) {
   EXPECT_THAT(Describe(scene.Step()), Contains("StopGroup 1"));
 }
 
+TEST(DrainTest, AControllerThatTakesOverLetsTheGroupFinish) {
+  Scene scene = Serving(2);
+  scene.spec().replicas = 1;
+  scene.Edit();
+  scene.Step();
+  scene.Step();
+  ASSERT_TRUE(scene.group(1).active);
+  scene.observed.groups.clear();
+  EXPECT_THAT(Describe(scene.Step()), ElementsAre("StartGroup 0", "StartGroup 1", "DrainGroup 1"));
+  EXPECT_TRUE(scene.running(1).draining);
+  // Long enough for an idle group, and its workers have not said yet what they compute.
+  scene.Advance(kMinDrain);
+  for (const Phase phase : {Phase::kStarting, Phase::kLoading, Phase::kConnecting}) {
+    scene.running(1).phase = phase;
+    EXPECT_THAT(Describe(scene.Step()), IsEmpty());
+    EXPECT_TRUE(scene.group(1).active);
+  }
+  scene.running(1).phase = Phase::kActive;
+  scene.running(1).num_running = 3;
+  EXPECT_THAT(Describe(scene.Step()), IsEmpty()) << "it computes";
+  scene.running(1).num_running = 0;
+  EXPECT_THAT(Describe(scene.Step()), Contains("StopGroup 1"));
+}
+
+TEST(DrainTest, AControllerThatTakesOverDoesNotWaitForWhatCantReturn) {
+  struct Case {
+    const char* name;
+    void (*change)(Scene*);
+    bool starts;
+  };
+  const std::vector<Case> cases = {
+      {"a pod has ended",
+       [](Scene* scene) { scene->pod(1, 0).phase = ObservedPod::Phase::kFailed; }, false},
+      {"a pod is gone", [](Scene* scene) { scene->Erase("demo-g1-s1-0"); }, false},
+      {"it did not serve", [](Scene* scene) { scene->group(1).active = false; }, false},
+      {"its time is up", [](Scene* scene) { scene->Advance(kDrainDeadline); }, false},
+      {"all is well", [](Scene*) {}, true},
+  };
+  for (const Case& test_case : cases) {
+    SCOPED_TRACE(test_case.name);
+    Scene scene = Serving(2);
+    scene.spec().replicas = 1;
+    scene.Edit();
+    scene.Step();
+    scene.Step();
+    scene.observed.groups.clear();
+    test_case.change(&scene);
+    const Plan plan = scene.Step();
+    EXPECT_EQ(All<DrainGroup>(plan).size(), test_case.starts ? 1u : 0u);
+    EXPECT_EQ(All<DeletePod>(plan).empty(), test_case.starts);
+    if (!test_case.starts) continue;
+    // One of its workers does not come: the coordinator asks for another pod.
+    scene.running(1).wanted_slots = {0};
+    EXPECT_THAT(Describe(scene.Step()), Contains("StopGroup 1"));
+  }
+}
+
 TEST(DrainTest, ADrainedGroupGoesThoughItsPodsAreStuckInTerminating) {
   Scene scene = Serving(2);
   scene.spec().replicas = 1;

@@ -358,6 +358,7 @@ TEST(StatusTest, ExpertLoadIsWrittenAtMostEachHalfMinute) {
   EXPECT_EQ(scene.status().expert_load->tokens, 20u);
   scene.Advance(absl::Hours(1));
   EXPECT_THAT(scene.Decide().actions, IsEmpty()) << "the load has not changed";
+  EXPECT_EQ(scene.Decide().requeue_after, absl::Seconds(30)) << "it may, and nobody would tell";
 }
 
 TEST(EventsTest, EachTurnIsSaidOnce) {
