@@ -89,8 +89,11 @@ void Group::On(const WorkerExited& event) {
   std::string description = event.description;
   if (!s.kill_reason.empty()) absl::StrAppend(&description, " because ", s.kill_reason);
   if (!s.refusal.empty()) absl::StrAppend(&description, " after it was refused: ", s.refusal);
-  // A pod that is being deleted is over for the group while its process still lives.
-  if (s.member.has_value() && s.member->session != 0) Dismiss(s.member->session, description);
+  // A pod that is being deleted is over for the group while its process lives, which would say
+  // Hello again and again.
+  if (options_.retry_unknown_workers && s.member.has_value() && s.member->session != 0) {
+    Dismiss(s.member->session, description);
+  }
   DropMember(event.slot);
   s.worker_id.clear();
   s.dying = false;

@@ -282,8 +282,9 @@ class CoordinatorServer::Impl : public v1::Coordinator::CallbackService {
     }
     options_.certifier->Certify(*request,
                                 [reactor, reply](absl::StatusOr<v1::CertifyReply> answer) {
+                                  const grpc::Status status = ToGrpc(answer.status());
                                   if (answer.ok()) *reply = *std::move(answer);
-                                  reactor->Finish(ToGrpc(answer.status()));
+                                  reactor->Finish(status);
                                 });
     return reactor;
   }

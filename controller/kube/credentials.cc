@@ -133,7 +133,7 @@ absl::Status TokenFile::Read(absl::Time now) {
 absl::StatusOr<std::string> TokenFile::Get(absl::Time now) {
   absl::MutexLock lock(&mutex_);
   if (now - read_at_ >= kTokenAge) {
-    const absl::Status status = Read(now);
+    absl::Status status = Read(now);
     if (!status.ok() && token_.empty()) {
       return status;
     }

@@ -79,6 +79,7 @@ std::vector<Child> Children(const api::MoEDeployment& deployment, const Context&
 Child CaBundle(const std::string& ns, const std::vector<const api::MoEDeployment*>& deployments,
                const std::string& ca_bundle_pem) {
   std::vector<std::pair<std::string, std::string>> owners;  // uid, name: in a fixed order
+  owners.reserve(deployments.size());
   for (const api::MoEDeployment* deployment : deployments) {
     owners.emplace_back(deployment->uid, deployment->name);
   }

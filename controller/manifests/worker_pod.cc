@@ -83,7 +83,9 @@ Json WorkerContainer(const api::MoEDeployment& deployment, const Context& contex
                    FieldEnv("POD_IP", "status.podIP"), FieldEnv("NODE_NAME", "spec.nodeName"),
                    Json{{"name", "MOE_GROUP"}, {"value", absl::StrCat(place.group)}},
                    Json{{"name", "MOE_SLOT"}, {"value", absl::StrCat(place.slot)}},
-                   Json{{"name", "MOE_GROUP_SIZE"}, {"value", absl::StrCat(place.num_slots)}}});
+                   Json{{"name", "MOE_GROUP_SIZE"}, {"value", absl::StrCat(place.num_slots)}},
+                   // Not among the arguments, which a template may replace.
+                   Json{{"name", "MOE_FINISH_EPOCH"}, {"value", "true"}}});
   // Ranks of one node find each other's GPUs by it, whatever the host names of their containers.
   if (cuda) env.push_back(FieldEnv("NCCL_HOSTID", "spec.nodeName"));
   Json requests{{"cpu", cuda ? "1" : "10m"},
@@ -113,14 +115,14 @@ Json WorkerPod(const api::MoEDeployment& deployment, const Context& context,
   Json container = WorkerContainer(deployment, context, place);
   Json spec = BarePodSpec(WorkerAccountName(deployment.name));
   const std::string model = AddModel(deployment.spec.model.uri, &spec, &container);
-  container["args"] = Json::array(
-      {"--coordinator", context.coordinator_address, "--group",
-       absl::StrCat(deployment.ns, "/", deployment.name, "/", place.group), "--worker-id",
-       "$(POD_UID)", "--slot-hint", "-1", "--model", model, "--engine-address",
-       absl::StrCat("$(POD_IP):", kEnginePort), "--exchange-address",
-       absl::StrCat("$(POD_IP):", kExchangePort), "--metrics-address",
-       absl::StrCat("0.0.0.0:", kWorkerMetricsPort), "--advertise-metrics",
-       absl::StrCat("$(POD_IP):", kWorkerMetricsPort), "--finish-epoch"});
+  container["args"] =
+      Json::array({"--coordinator", context.coordinator_address, "--group",
+                   absl::StrCat(deployment.ns, "/", deployment.name, "/", place.group),
+                   "--worker-id", "$(POD_UID)", "--slot-hint", "-1", "--model", model,
+                   "--engine-address", absl::StrCat("$(POD_IP):", kEnginePort),
+                   "--exchange-address", absl::StrCat("$(POD_IP):", kExchangePort),
+                   "--metrics-address", absl::StrCat("0.0.0.0:", kWorkerMetricsPort),
+                   "--advertise-metrics", absl::StrCat("$(POD_IP):", kWorkerMetricsPort)});
   AddIdentity(&spec, &container);
   AddTmp(&spec, &container);
   // When the whole deployment is deleted, gateways finish their requests before workers go: a

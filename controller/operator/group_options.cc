@@ -34,6 +34,8 @@ absl::StatusOr<coordinator::GroupOptions> MakeGroupOptions(const api::RevisionSt
   group.limits.set_kv_bytes(engine.kv_cache_bytes);
   group.limits.set_attention_threads(std::max<uint32_t>(attention_threads, 1));
   group.limits.set_step_deadline_seconds(engine.step_deadline_seconds);
+  // A pod may connect before it is observed.
+  group.retry_unknown_workers = true;
   // A process in a pod first gets a certificate, beside all others of its group.
   group.hello_deadline = absl::Minutes(3);
   return group;

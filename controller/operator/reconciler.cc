@@ -198,6 +198,7 @@ absl::StatusOr<absl::Duration> Reconciler::Reconcile(const ObjectKey& key) {
   }
   const StatePtr state = StateOf(key, parsed->deployment.uid);
   Observe(*parsed, state.get(), &round);
+  if (round.going) return absl::AbortedError("it is gone, and the cache does not know yet");
   const reconcile::Plan plan = Decide(&round);
   Outcome outcome = executor_.Carry(plan, round.execution);
   const absl::Status status = outcome.status;
@@ -245,6 +246,27 @@ std::vector<Caches::Object> Reconciler::PodsOf(const Round& round, State* state)
   return pods;
 }
 
+bool Reconciler::IsGoing(const Round& round, State* state) const {
+  std::set<std::string> leaving;
+  bool any_new = false;
+  for (const reconcile::ObservedPod& pod : round.observed.pods) {
+    if (!pod.terminating || state->deleted.contains(pod.uid)) continue;
+    leaving.insert(pod.uid);
+    any_new = any_new || !state->leaving.contains(pod.uid);
+  }
+  if (any_new && !round.observed.deployment.deleting) {
+    const absl::StatusOr<Json> present = parts_.api->Get(kube::kMoeDeployments, round.key);
+    if (absl::IsNotFound(present.status())) return true;
+    if (present.ok() && (IsTerminating(*present) ||
+                         kube::MetadataString(*present, "uid") != round.observed.deployment.uid)) {
+      return true;
+    }
+    // A server that does not answer has deleted no deployment either, as far as anybody knows.
+  }
+  state->leaving = std::move(leaving);
+  return false;
+}
+
 void Reconciler::CountEnds(const std::vector<Caches::Object>& pods, State* state) const {
   std::set<std::string> ended;
   for (const Caches::Object& pod : pods) {
@@ -286,6 +308,10 @@ void Reconciler::Observe(const api::ParsedDeployment& parsed, State* state, Roun
   }
   state->deleted = std::move(deleted);
   CountEnds(pods, state);
+  if (IsGoing(*round, state)) {
+    round->going = true;
+    return;
+  }
   // A deployment that is being deleted has its pods serve until its gateways have drained.
   if (!observed.deployment.deleting) groups_.ObservePods(round->key, observed.pods);
   observed.groups = groups_.Observe(round->key);

@@ -86,6 +86,7 @@ class Reconciler {
     std::map<std::string, std::pair<Caches::Object, absl::Time>> created;  // pods, by name
     std::set<std::string> deleted;  // uids of pods, until they are gone
     std::set<std::string> ended;    // uids of pods whose end was counted
+    std::set<std::string> leaving;  // uids of workers that others delete one by one
   };
   using StatePtr = std::shared_ptr<State>;
 
@@ -95,6 +96,7 @@ class Reconciler {
     Caches::Object object;
     reconcile::Observed observed;
     Execution execution;
+    bool going = false;  // see IsGoing; nothing else was observed
   };
 
   void Work();
@@ -104,6 +106,9 @@ class Reconciler {
   StatePtr StateOf(const kube::ObjectKey& key, const std::string& uid);
 
   void Observe(const api::ParsedDeployment& parsed, State* state, Round* round);
+  // Whether the deployment is gone, or being deleted, and the cache does not know yet: its pods
+  // leave together with it. Asks the server when somebody else has deleted a worker's pod.
+  bool IsGoing(const Round& round, State* state) const;
   std::vector<Caches::Object> PodsOf(const Round& round, State* state) const;
   void CountEnds(const std::vector<Caches::Object>& pods, State* state) const;
   void CompareChildren(State* state, Round* round) const;

@@ -163,6 +163,28 @@ class ServeTest(unittest.TestCase):
             self.assertEqual(got, want)
             wait_until(lambda: not alive(pid), 20, "the stopped process is gone")
 
+    def test_a_worker_that_finishes_its_epoch_serves_on_after_sigterm(self):
+        """As the workers of pods do while a deployment is deleted."""
+        with Served("--expert-parallel", "4", env={"MOE_FINISH_EPOCH": "true"}).wait_ready() as served:
+            api = client(served)
+            options = {"max_tokens": 200, "extra_body": {"ignore_eos": True}}
+            want = stream_text(api, QUESTIONS[0], **options)
+            epoch = failovers(served)
+            leader, rank, other = (served.worker_pid(slot) for slot in (0, 2, 3))
+
+            def leave():
+                os.kill(leader, signal.SIGTERM)
+                os.kill(rank, signal.SIGTERM)
+
+            self.assertEqual(stream_text(api, QUESTIONS[0], on_first=leave, **options), want)
+            self.assertEqual(failovers(served), epoch)
+            self.assertTrue(alive(leader) and alive(rank))
+            # The epoch ends, and they go with it.
+            os.kill(other, signal.SIGKILL)
+            wait_until(lambda: not alive(leader) and not alive(rank), 20, "both have gone")
+            self.assertEqual(stream_text(api, QUESTIONS[0], **options), want)
+            self.assertEqual(served.stop(), 0)
+
     def test_sigterm_lets_requests_finish_and_leaves_nothing_behind(self):
         with Served("--expert-parallel", "8").wait_ready() as served:
             api = client(served)

@@ -69,7 +69,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--advertise-metrics", flags->advertise_metrics,
                   "HOST:PORT where others reach it [the metrics address]");
   app->add_flag("--finish-epoch", flags->finish_epoch,
-                "After SIGTERM, go on until the running epoch ends or the controller says so");
+                "After SIGTERM, go on until the running epoch ends or the controller says so")
+      ->envname("MOE_FINISH_EPOCH");
   app->add_option("--kernel-level", flags->kernel_level, "auto, plain, avx2, avx512 or avx512_bf16")
       ->capture_default_str();
   CLI::Option* token = app->add_option("--token-file", flags->token_file,

@@ -83,6 +83,19 @@ TEST_F(PodGroupTest, AnUnknownWorkerIsDismissedOrToldToTryAgain) {
   EXPECT_THAT(Only<CloseSession>(actions)[0].retry_reason, HasSubstr("no process"));
 }
 
+TEST_F(PodGroupTest, APodThatIsBeingDeletedIsDismissedWhileItsProcessLives) {
+  GroupOptions options;
+  options.retry_unknown_workers = true;
+  MakeActive(2, options);
+  const uint64_t session = sessions_[1];
+  const std::vector<Action> actions = PlainStep(WorkerExited{1, ids_[1], "is being deleted", ""});
+  std::vector<uint64_t> dismissed;
+  for (const SendMessage& send : Only<SendMessage>(actions)) {
+    if (send.message.has_dismiss()) dismissed.push_back(send.session);
+  }
+  EXPECT_THAT(dismissed, ElementsAre(session));
+}
+
 TEST_F(PodGroupTest, TheFirstHelloMayTakeLongerThanALostSession) {
   GroupOptions options;
   options.hello_deadline = absl::Minutes(30);

@@ -175,8 +175,8 @@ TEST(WorkerPodTest, ServesUntilTheGatewaysOfADeletedDeploymentHaveDrained) {
   api::MoEDeployment deployment = SampleDeployment();
   Json pod = WorkerPod(deployment, SampleContext(), SamplePlace());
   EXPECT_EQ(pod["spec"]["terminationGracePeriodSeconds"], 130);
-  EXPECT_THAT(Worker(pod)["args"].get<std::vector<std::string>>(),
-              testing::Contains("--finish-epoch"));
+  EXPECT_THAT(Worker(pod)["env"],
+              testing::Contains(Json{{"name", "MOE_FINISH_EPOCH"}, {"value", "true"}}));
   // The kubelet waits for a hook to its end, also when the worker has long gone.
   EXPECT_FALSE(Worker(pod).contains("lifecycle"));
 

@@ -79,6 +79,7 @@ TEST(GroupOptionsTest, AreTheRevisions) {
   EXPECT_EQ(group->num_layers, 3);
   EXPECT_EQ(group->num_attention_ranks, 2);
   EXPECT_EQ(group->exchange, coordinator::v1::EXCHANGE_TCP);
+  EXPECT_TRUE(group->retry_unknown_workers) << "a pod may connect before it is observed";
   EXPECT_EQ(group->limits.max_sequences(), 9u);
   EXPECT_EQ(group->limits.kv_bytes(), 1000u);
   EXPECT_EQ(group->limits.attention_threads(), 6u);
