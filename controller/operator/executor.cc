@@ -124,6 +124,7 @@ class Executor::Run {
 
   absl::Status DoAll(const reconcile::Action* actions, size_t num) {
     std::vector<std::function<absl::Status()>> calls;
+    calls.reserve(num);
     for (size_t i = 0; i < num; ++i) {
       calls.push_back([this, action = &actions[i]] { return DoIfLeading(*action); });
     }

@@ -201,9 +201,9 @@ absl::StatusOr<absl::Duration> Reconciler::Reconcile(const ObjectKey& key) {
   if (round.going) return absl::AbortedError("it is gone, and the cache does not know yet");
   const reconcile::Plan plan = Decide(&round);
   Outcome outcome = executor_.Carry(plan, round.execution);
-  const absl::Status status = outcome.status;
+  absl::Status status = outcome.status;
   const bool acted = outcome.acted;
-  const absl::Status children_status = outcome.children_status.value_or(absl::OkStatus());
+  absl::Status children_status = outcome.children_status.value_or(absl::OkStatus());
   Remember(round, std::move(outcome), state.get());
   if (!status.ok()) return status;
   ShowIfComplete(round);
@@ -351,6 +351,7 @@ void Reconciler::CompareChildren(State* state, Round* round) const {
     others.push_back(std::move(other));
   }
   std::vector<const api::MoEDeployment*> owners;
+  owners.reserve(others.size());
   for (const api::MoEDeployment& other : others) owners.push_back(&other);
   std::vector<manifests::Child> desired = {
       manifests::CaBundle(round->key.ns, owners, options_.context.ca_bundle_pem)};
