@@ -117,7 +117,7 @@ absl::Status AddAlternativeNames(const CertificateNames& names, X509* certificat
   if (list == nullptr) return OpensslError("cannot make names");
   const auto add = [&list](GeneralNamePtr name) {
     if (name == nullptr || sk_GENERAL_NAME_push(list.get(), name.get()) <= 0) return false;
-    name.release();  // the list owns it
+    [[maybe_unused]] const GENERAL_NAME* const listed = name.release();  // the list owns it
     return true;
   };
   if (!names.uri.empty() && (!IsPlainName(names.uri) || !add(MakeTextName(GEN_URI, names.uri)))) {

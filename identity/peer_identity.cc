@@ -37,7 +37,7 @@ std::string PeerIdentity::Uri() const {
 }
 
 absl::StatusOr<PeerIdentity> ParsePeerIdentity(std::string_view uri) {
-  const absl::Status malformed =
+  absl::Status malformed =
       absl::InvalidArgumentError("not of the form moe://NAMESPACE/DEPLOYMENT/ROLE/POD_UID");
   if (uri.size() > kMaxUriBytes || !uri.starts_with(kScheme)) return malformed;
   uri.remove_prefix(sizeof(kScheme) - 1);
@@ -54,7 +54,7 @@ absl::StatusOr<PeerIdentity> PeerOf(const grpc::AuthContext& context) {
   const std::vector<grpc::string_ref> uris =
       context.FindPropertyValues(GRPC_PEER_URI_PROPERTY_NAME);
   if (uris.size() != 1) return absl::UnauthenticatedError("a certificate is needed; see Certify");
-  const auto peer = ParsePeerIdentity(std::string_view(uris[0].data(), uris[0].size()));
+  auto peer = ParsePeerIdentity(std::string_view(uris[0].data(), uris[0].size()));
   if (!peer.ok()) return absl::UnauthenticatedError("the certificate names nobody of ours");
   return peer;
 }

@@ -114,7 +114,10 @@ absl::Status ErrorOf(int code, absl::string_view body, absl::string_view what, b
   }
   absl::Status error(CodeOf(code, message, is_create), absl::StrCat(what, ": ", message));
   if (retry_after.has_value()) {
-    error.SetPayload(kRetryAfterUrl, absl::Cord(absl::StrCat(absl::ToInt64Seconds(*retry_after))));
+    // A view: Cord's template for strings has another symbol in clang than in the distribution's
+    // GCC.
+    const std::string seconds = absl::StrCat(absl::ToInt64Seconds(*retry_after));
+    error.SetPayload(kRetryAfterUrl, absl::Cord(absl::string_view(seconds)));
   }
   if (terminating) {
     error.SetPayload(kTerminatingUrl, absl::Cord("1"));

@@ -221,11 +221,12 @@ class LocalProcesses::Impl {
     }
     for (const std::string& line : process.tail->Finish()) ShowIfWanted(process, line);
     close(process.pidfd);
-    bool expected = false;
+    // One that was dismissed ends by itself, maybe before StopAll asks for it.
+    bool expected = WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0;
     std::function<void(const WorkerExit&)> on_exit;
     {
       absl::MutexLock lock(&mu_);
-      expected = stopping_;
+      expected = expected || stopping_;
       on_exit = on_exit_;
     }
     if (!expected && !options_.verbose) {

@@ -110,7 +110,7 @@ absl::Status TcpRank::HandleEvents(Clock::time_point wake_at, std::atomic<uint64
   int timeout_ms = -1;
   if (wake_at != Clock::time_point::max()) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(wake_at - before).count();
-    timeout_ms = static_cast<int>(std::clamp<int64_t>(left, 0, 60 * 1000));
+    timeout_ms = static_cast<int>(std::clamp<int64_t>(left, 0, 60'000));
   }
   std::array<epoll_event, kMaxEvents> events;
   const int num_events = epoll_wait(epoll_.get(), events.data(), kMaxEvents, timeout_ms);

@@ -68,8 +68,7 @@ std::string MakeTcpBootstrap(const Bytes32& secret, uint64_t epoch, const GroupS
 
 absl::StatusOr<Bytes32> ParseTcpBootstrap(std::string_view bootstrap, uint64_t epoch,
                                           const GroupShape& shape) {
-  const absl::Status error =
-      absl::InvalidArgumentError("this is not the bootstrap of a Tcp exchange");
+  absl::Status error = absl::InvalidArgumentError("this is not the bootstrap of a Tcp exchange");
   if (bootstrap.size() > 256) return error;
   const std::vector<std::string> parts =
       absl::StrSplit(absl::string_view(bootstrap.data(), bootstrap.size()), ':');

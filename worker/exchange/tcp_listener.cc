@@ -152,7 +152,7 @@ int TcpListener::MillisecondsToWait() {
   if (paused_until_.has_value()) next = std::min(next, *paused_until_);
   if (next == Clock::time_point::max()) return -1;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(next - Clock::now()).count();
-  return static_cast<int>(std::clamp<int64_t>(left, 0, 60 * 1000));
+  return static_cast<int>(std::clamp<int64_t>(left, 0, 60'000));
 }
 
 void TcpListener::Expire(Clock::time_point now) {

@@ -30,7 +30,7 @@ struct SocketAddress {
 };
 
 absl::StatusOr<SocketAddress> ParseAddress(const std::string& address) {
-  const absl::Status error = absl::InvalidArgumentError(
+  absl::Status error = absl::InvalidArgumentError(
       absl::StrCat("'", address, "' is not NUMERIC_ADDRESS:PORT, as in 10.1.2.3:7711"));
   const size_t colon = address.rfind(':');
   if (colon == std::string::npos) return error;
@@ -120,7 +120,7 @@ absl::Status ConnectOutcome(int fd) {
 absl::Status SetPeerOptions(int fd, absl::Duration silence) {
   constexpr int kProbes = 3;
   const int64_t milliseconds =
-      std::clamp<int64_t>(absl::ToInt64Milliseconds(silence), 1000, 3600 * 1000);
+      std::clamp<int64_t>(absl::ToInt64Milliseconds(silence), 1000, 3'600'000);
   const int seconds = static_cast<int>(std::max<int64_t>(1, milliseconds / 1000 / (kProbes + 1)));
   if (SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1) && SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1) &&
       SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds) &&
