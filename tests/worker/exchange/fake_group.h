@@ -144,7 +144,9 @@ struct RankThreads {
       threads.emplace_back([&, rank] {
         body(rank, *ranks[rank]);
         if (!testing::Test::HasFatalFailure()) return;
-        for (const auto& group : ranks) group->Abort("another rank's test failed");
+        for (const auto& group : ranks) {
+          if (group != nullptr) group->Abort("another rank's test failed");
+        }
       });
     }
     for (std::thread& thread : threads) thread.join();

@@ -1,6 +1,7 @@
 // What only the Tcp exchange can suffer: connections that break, frames that can't be, strangers at
 // the door. What all exchanges suffer is in epoch_exchange_fault_test.cc.
 #include <functional>
+#include <latch>
 #include <memory>
 #include <random>
 #include <string>
@@ -71,12 +72,12 @@ TEST(TcpDeathTest, AReplicaThatDiesIsTheSuspectOfAllOthers) {
   TcpThreadGroup threads(shape);
   threads.ConnectAll();
   const std::vector<int32_t> ids = {0, 1, 2, 3};
+  std::latch planned(4);
   threads.RunAll([&](int rank, EpochExchange& group) {
-    if (rank == 0) {
-      ASSERT_TRUE(group.SendPlan(1, "", {}).ok());
-    } else {
-      ASSERT_TRUE(group.ReceivePlan().ok());
-    }
+    const absl::Status plan = rank == 0 ? group.SendPlan(1, "", {}) : group.ReceivePlan().status();
+    // A rank may hear of a death before it reads what was sent earlier.
+    planned.arrive_and_wait();
+    ASSERT_TRUE(plan.ok()) << plan;
     if (rank == 3) {
       threads.ranks[3].reset();
       return;
