@@ -420,8 +420,15 @@ absl::Duration Reconciler::Release(const ObjectKey& key) {
   for (Caches::Object& pod : parts_.caches->Owned(kube::kPods, key)) {
     if (IsComponent(*pod, manifests::kGateway) && !HasEnded(*pod)) return kReleasePoll;
     if (!IsComponent(*pod, manifests::kWorker) || HasEnded(*pod)) continue;
-    // A pod that nobody deletes was orphaned on purpose.
-    orphaned = orphaned || !IsTerminating(*pod);
+    if (!IsTerminating(*pod)) {
+      // The garbage collector has not come by yet. It never will where it took the owner away: a
+      // pod that was orphaned on purpose.
+      const auto& metadata = (*pod)["metadata"];
+      if (metadata.contains("ownerReferences") && !metadata["ownerReferences"].empty()) {
+        return kReleasePoll;
+      }
+      orphaned = true;
+    }
     if (GraceOf(*pod) > kShortGrace) workers.push_back(std::move(pod));
   }
   parts_.server->HideDeployment(Name(key));
