@@ -224,7 +224,8 @@ bool RequestReader::ParseFraming() {
 bool RequestReader::TakeLine(size_t max_bytes, std::string* line) {
   const size_t end = rest().find("\r\n");
   if (end == absl::string_view::npos) {
-    if (rest().size() > max_bytes) {
+    // A last \r may be the first half of the line's end.
+    if (rest().size() > max_bytes + (absl::EndsWith(rest(), "\r") ? 1 : 0)) {
       Reject(400, "The request's chunked body is malformed.");
     }
     return false;

@@ -180,6 +180,16 @@ TEST(RequestReaderTest, SmallChunksOfALargeBodyStayCheap) {
   EXPECT_THAT(reader.TakeRequest(), HasSubstr("Content-Length: 1000000\r\n"));
 }
 
+TEST(RequestReaderTest, ALineOfTheLongestLengthIsTakenHoweverItArrives) {
+  const std::string line = "3;" + std::string(254, 'e');
+  const std::string bytes = Post("Transfer-Encoding: chunked\r\n", line + "\r\nabc\r\n0\r\n\r\n");
+  for (const size_t piece : {bytes.size(), size_t{1}}) {
+    RequestReader reader = MakeReader();
+    for (size_t at = 0; at < bytes.size(); at += piece) reader.Feed(bytes.substr(at, piece));
+    EXPECT_EQ(reader.state(), State::kComplete) << "in pieces of " << piece;
+  }
+}
+
 TEST(RequestReaderTest, SurvivesRandomChangesOfGoodRequests) {
   std::mt19937 random(3);
   const std::string good =
