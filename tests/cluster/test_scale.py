@@ -5,7 +5,7 @@ import json
 import pytest
 
 from answers import Load
-from cluster import NODE_ADDRESS, is_true, kubectl, wait_until, workers
+from cluster import NODE_ADDRESS, is_true, items, kubectl, wait_until, workers
 from conftest import VERSION
 
 HOST = "scale.example.com"
@@ -69,7 +69,8 @@ def test_scale_up_and_down_by_the_scale_subresource(groups, load):
                                f"{groups.namespace}/moedeployments/groups/scale").stdout)
     assert scale["status"]["replicas"] == 2
     # One pod for each group, so that resource metrics are not multiplied.
-    selected = kubectl("get", "pods", "-n", groups.namespace, "-l", scale["status"]["selector"], "-o", "name").stdout.split()
+    selected = [pod["metadata"]["name"] for pod in items("pods", groups.namespace, scale["status"]["selector"])
+                if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] == "Running"]
     assert len(selected) == 2, selected
 
 
