@@ -4,7 +4,7 @@
 #   podman_ ARG ...          podman with runc (crun fails where cgroup v1 and v2 are mixed)
 #   ensure_image NAME CONTAINERFILE WHAT
 #                            builds localhost/NAME, tagged by its Containerfile's content, and prints it
-#   limits                   arguments of `run`: podman's own are above what a user may set
+#   limits                   arguments of `run` and `build`: podman's own are above what a user may set
 #   ca_args                  arguments of `run` and `build`: the host's certificate authorities, for
 #                            machines behind a proxy that has its own
 
@@ -12,7 +12,17 @@ say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 
 podman_() { podman --runtime "$(command -v runc || echo /usr/sbin/runc)" "$@"; }
 
-limits=(--ulimit nofile=20000:20000 --ulimit nproc=9000:9000)
+# Version 5 warns at each call; nothing here depends on it.
+export PODMAN_IGNORE_CGROUPSV1_WARNING=1
+
+# The wanted limit, or the highest that this shell may set.
+limit() {
+  local highest
+  highest=$(ulimit -H "$1")
+  [[ $highest == unlimited || $highest -gt $2 ]] && highest=$2
+  echo "$highest:$highest"
+}
+limits=(--ulimit "nofile=$(limit -n 20000)" --ulimit "nproc=$(limit -u 9000)")
 ca_file=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 ca_args=()
 if [[ -f $ca_file ]]; then
@@ -66,7 +76,7 @@ ensure_image() {
   if ! podman_ image exists "$tag"; then
     ensure_base
     say "Building $what"
-    local args=("${ca_args[@]}")
+    local args=("${limits[@]}" "${ca_args[@]}")
     [[ ${#ca_args[@]} -gt 0 ]] && args+=(--env PIP_CERT=/etc/ssl/certs/ca-certificates.crt)
     [[ -f /etc/pip.conf ]] && args+=(-v /etc/pip.conf:/etc/pip.conf:ro)
     local log
