@@ -45,6 +45,9 @@ if(MOE_SANITIZE MATCHES "thread")
   add_link_options(-Wl,--wrap=_ZN4absl7debian77CondVar10WaitCommonEPNS0_5MutexE${kernel_timeout})
 endif()
 
+# Builds with sanitizers only: the plain build still sees a missing #include.
+include(MoePrecompiled)
+
 # moe_add_library(NAME SOURCES a.cc ... [DEPS lib ...]): a static library of this project.
 function(moe_add_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
@@ -55,6 +58,7 @@ function(moe_add_library name)
     # Tells libFuzzer which branches an input takes.
     target_compile_options(${name} PRIVATE -fsanitize=fuzzer-no-link)
   endif()
+  moe_use_precompiled(${name} libraries)
   target_link_libraries(${name} PUBLIC ${ARG_DEPS})
 endfunction()
 
@@ -93,6 +97,7 @@ function(moe_add_test name)
     # A third of the compile time; what is tested keeps -O1.
     target_compile_options(${name} PRIVATE -O0)
   endif()
+  moe_use_precompiled(${name} tests)
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   target_sources(${name} PRIVATE $<TARGET_OBJECTS:moe_ignore_lock_cycles>)
   target_link_libraries(${name} PRIVATE absl::synchronization)
