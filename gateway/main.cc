@@ -39,6 +39,7 @@
 #include "gateway/stats_line.h"
 #include "identity/credentials.h"
 #include "identity/enrollment.h"
+#include "worker/model/model_files.h"
 
 namespace moe::gateway {
 namespace {
@@ -210,13 +211,29 @@ absl::StatusOr<std::unique_ptr<identity::Enrollment>> Enroll(const Flags& flags)
   return identity::Enrollment::Start(std::move(options));
 }
 
-EngineClientOptions ClientOptions(const Flags& flags, identity::Enrollment* enrollment) {
+// What tells the groups of this gateway's model from those of another, which a roll-out has beside
+// them. In local mode there is one group, which is given the same folder.
+absl::StatusOr<std::string> ReadModelDigest(const Flags& flags) {
+  if (flags.deployment.empty()) {
+    return "";
+  }
+  absl::StatusOr<model::ModelFiles> files = model::ReadModelFiles(flags.model_dir);
+  if (!files.ok()) {
+    return files.status();
+  }
+  return std::move(files->digest);
+}
+
+EngineClientOptions ClientOptions(const Flags& flags, std::string model_digest,
+                                  identity::Enrollment* enrollment) {
   absl::BitGen random;
   EngineClientOptions options;
   options.coordinator = flags.coordinator;
   options.deployment = flags.deployment;
   options.gateway_id = absl::StrFormat("%d-%016x", getpid(), absl::Uniform<uint64_t>(random));
   options.journal.failover_deadline = absl::Seconds(flags.failover_seconds);
+  options.journal.model_digest = std::move(model_digest);
+  options.journal.log = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   if (enrollment != nullptr) {
     options.credentials = [enrollment,
                            deployment = flags.deployment]() -> absl::StatusOr<EngineCredentials> {
@@ -343,11 +360,15 @@ int Main(int argc, char** argv) {
   if (!model.ok()) {
     return Fail(model.status());
   }
+  absl::StatusOr<std::string> digest = ReadModelDigest(flags);
+  if (!digest.ok()) {
+    return Fail(digest.status());
+  }
   absl::StatusOr<std::unique_ptr<identity::Enrollment>> enrollment = Enroll(flags);
   if (!enrollment.ok()) {
     return Fail(enrollment.status());
   }
-  EngineClient client(ClientOptions(flags, enrollment->get()));
+  EngineClient client(ClientOptions(flags, *std::move(digest), enrollment->get()));
   // Before the client ends: it may wait for a certificate.
   const absl::Cleanup stop_enrollment = [&enrollment] {
     if (*enrollment != nullptr) {

@@ -182,8 +182,11 @@ void ApiServer::AnswerOpen(Route route, httplib::Response& response) {
     return;
   }
   const EngineView view = generator_.view();
+  // While another model serves and this gateway's does not, its requests would only wait: they are
+  // for the other gateways.
+  const bool left_to_others = view.other_model_serves && !view.serving;
   const bool takes_requests =
-      options_.hold > absl::ZeroDuration() || view.welcome.vocab_size() != 0;
+      !left_to_others && (options_.hold > absl::ZeroDuration() || view.welcome.vocab_size() != 0);
   if (route == Route::kHealth ? view.serving : takes_requests) {
     response.set_content(R"({"status":"ok"})", kJson);
   } else {

@@ -80,13 +80,13 @@ Json EngineJson(const engine::v1::EngineStats& stats) {
           {"generated_tokens", stats.num_generated_tokens()}};
 }
 
-// One group, with the load of all groups of its shape.
+// One group, with the load of all groups of its model and shape.
 GroupState WithLoadOfAll(const EngineView& view) {
   GroupState sum = view.group;
   for (const GroupView& group : view.groups) {
     const GroupState& other = group.state;
-    if (other.group() == sum.group() || other.num_layers() != sum.num_layers() ||
-        other.num_experts() != sum.num_experts() ||
+    if (group.other_model || other.group() == sum.group() ||
+        other.num_layers() != sum.num_layers() || other.num_experts() != sum.num_experts() ||
         other.expert_tokens_size() != sum.expert_tokens_size()) {
       continue;
     }
@@ -112,7 +112,9 @@ std::string GroupStatusJson(const std::string& model, const EngineView& view) {
                   {"serving", group.serving},
                   {"reason", group.reason},
                   {"draining", group.state.draining()},
-                  {"model_digest", group.welcome.model_digest()},
+                  {"model_digest", group.state.model_digest().empty() ? group.welcome.model_digest()
+                                                                      : group.state.model_digest()},
+                  {"other_model", group.other_model},
                   {"sequences", group.num_sequences},
                   {"outstanding_tokens", group.outstanding_tokens},
                   {"engine", EngineJson(group.stats)}};

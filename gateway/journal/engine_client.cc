@@ -2,7 +2,6 @@
 #include "gateway/journal/engine_client.h"
 
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -157,16 +156,20 @@ void EngineClient::OnGroups(GroupStates groups) {
   // Before a connection may say Welcome for a group.
   journal_->OnGroups(groups);
 
-  std::set<std::string> listed;
+  // There is nothing to say to a group of another model.
+  const std::string& digest = options_.journal.model_digest;
+  std::map<std::string, std::string> leaders;  // of the groups to connect to, by name
   for (const GroupState& group : *list) {
-    listed.insert(group.group());
+    if (digest.empty() || group.model_digest().empty() || group.model_digest() == digest) {
+      leaders[group.group()] = group.leader_address();
+    }
   }
   std::vector<std::unique_ptr<LeaderConnection>> same_name;
   {
     absl::MutexLock lock(&mutex_);
     num_ignored_groups_ = num_ignored;
     for (auto it = connections_.begin(); it != connections_.end();) {
-      if (listed.count(it->first) != 0) {
+      if (leaders.count(it->first) != 0) {
         ++it;
         continue;
       }
@@ -175,7 +178,7 @@ void EngineClient::OnGroups(GroupStates groups) {
       it = connections_.erase(it);
     }
     for (auto it = retired_.begin(); it != retired_.end();) {
-      if (listed.count(it->first) != 0) {
+      if (leaders.count(it->first) != 0) {
         same_name.push_back(std::move(it->second));
         it = retired_.erase(it);
       } else {
@@ -186,16 +189,16 @@ void EngineClient::OnGroups(GroupStates groups) {
   // A group that comes again waits for the end of its old connection: what that still says must not
   // be taken for the new one's.
   same_name.clear();
-  for (const GroupState& group : *list) {
+  for (const auto& [name, address] : leaders) {
     absl::MutexLock lock(&mutex_);
     if (stopping_) {
       return;
     }
-    std::unique_ptr<LeaderConnection>& connection = connections_[group.group()];
+    std::unique_ptr<LeaderConnection>& connection = connections_[name];
     if (connection == nullptr) {
-      connection = MakeConnection(group.group());
+      connection = MakeConnection(name);
     }
-    connection->SetLeader(group.leader_address());
+    connection->SetLeader(address);
   }
 }
 

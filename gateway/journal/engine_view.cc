@@ -31,13 +31,13 @@ engine::v1::EngineStats Sum(const std::vector<GroupView>& groups) {
   return sum;
 }
 
-// The group that stands for all: one that serves before one that doesn't, one that takes new
-// requests before one that drains, then the first.
+// The group that stands for all: one of this gateway's model before any other, one that takes new
+// requests before one that drains, one that serves before one that doesn't, then the first.
 const GroupView* Representative(const std::vector<GroupView>& groups) {
   const auto best =
       std::min_element(groups.begin(), groups.end(), [](const GroupView& a, const GroupView& b) {
-        return std::tuple(a.state.draining(), !a.serving) <
-               std::tuple(b.state.draining(), !b.serving);
+        return std::tuple(a.other_model, a.state.draining(), !a.serving) <
+               std::tuple(b.other_model, b.state.draining(), !b.serving);
       });
   return best == groups.end() ? nullptr : &*best;
 }
@@ -45,6 +45,9 @@ const GroupView* Representative(const std::vector<GroupView>& groups) {
 std::string WhyNotServing(const std::vector<GroupView>& groups, const GroupView* shown) {
   if (shown == nullptr) {
     return "The deployment has no group: it is scaled to zero, or its first one starts.";
+  }
+  if (shown->other_model) {
+    return "Every group serves another model than this gateway; one of its own is not there yet.";
   }
   if (shown->state.draining()) {
     return "Every group is about to end; new requests wait for the next one.";
@@ -86,13 +89,17 @@ EngineView Summarize(std::vector<GroupView> groups, const engine::v1::Welcome& l
     view.stats.set_step(shown->stats.step());
     view.serving = shown->serving && !shown->state.draining();
   }
+  view.other_model_serves = std::any_of(groups.begin(), groups.end(), [](const GroupView& group) {
+    return group.other_model && !group.state.draining() &&
+           group.state.phase() == coordinator::v1::GroupState::ACTIVE;
+  });
   if (!view.serving) {
     view.reason = WhyNotServing(groups, shown);
   }
   view.welcome = last;
   int64_t longest = -1;
   for (const GroupView& group : groups) {
-    if (group.welcome.vocab_size() != 0 && !group.state.draining() &&
+    if (group.welcome.vocab_size() != 0 && !group.other_model && !group.state.draining() &&
         SequenceLimit(group.welcome) > longest) {
       longest = SequenceLimit(group.welcome);
       view.welcome = group.welcome;

@@ -44,6 +44,8 @@ struct GroupView {
   std::string name;  // "namespace/deployment/index"; empty in local mode
   // A leader is connected and spoke within the last 3 seconds, and its group is not between epochs.
   bool serving = false;
+  // It loaded another model than this gateway, which sends it nothing.
+  bool other_model = false;
   std::string reason;                 // why not, for people
   engine::v1::Welcome welcome;        // of the last leader; vocab_size 0 before there was one
   engine::v1::EngineStats stats;      // the last received
@@ -56,6 +58,8 @@ struct GroupView {
 struct EngineView {
   // At least one group serves and takes new requests.
   bool serving = false;
+  // A group of another model takes new requests, from other gateways: a roll-out is under way.
+  bool other_model_serves = false;
   std::string reason;           // why not, for people
   engine::v1::Welcome welcome;  // what a new request has to fit: see Generator::welcome
   // Sums over all groups; the step and the epoch are those of `group`.

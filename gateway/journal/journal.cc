@@ -247,7 +247,7 @@ void Journal::OnRejected(Group& group, const Rejected& rejected) {
   // Else it was accepted once and this journal keeps the promise.
   const bool first_submission =
       !sequence->begun() && sequence->stalled_since == absl::InfiniteFuture();
-  const bool tried_all = ++sequence->num_refusals >= static_cast<int>(groups_.size());
+  const bool tried_all = ++sequence->num_refusals >= NumUsable();
   const std::shared_ptr<Group> other = tried_all ? nullptr : Choose(*sequence, /*placed=*/true);
   if (other != nullptr) {
     num_moved_ += sequence->begun() ? 1 : 0;

@@ -8,6 +8,8 @@
 //     submission has a number of its own, so events of an earlier one can't be taken for it.
 //   - An event counts only if its epoch is not below the highest that its connection has spoken of,
 //     and its position is exactly the next one. A gap makes the journal submit the sequence again.
+//   - Only groups of this gateway's model are used: its prompts and answers are tokens of that
+//     model's tokenizer. During a roll-out to another model, other gateways have the others.
 //   - From its first token on a sequence belongs to the model and numerics id that made it, and
 //     never goes on elsewhere. Within them any group continues it with the same bits.
 //   - A sequence waits for its own group as long as that may come back. It goes on in another one
@@ -15,8 +17,7 @@
 //   - While no group can take it, a sequence waits until the failover deadline, then it ends
 //     Unavailable.
 //
-// Tested by tests/gateway/journal/journal_test.cc, journal_groups_test.cc and
-// journal_fault_test.cc.
+// Tested by tests/gateway/journal/journal_{test,groups_test,models_test,fault_test}.cc.
 #ifndef MOE_GATEWAY_JOURNAL_JOURNAL_H_
 #define MOE_GATEWAY_JOURNAL_JOURNAL_H_
 
@@ -47,6 +48,12 @@ struct JournalOptions {
   // Local mode: one group for the whole life of this gateway. It can't become another model, and a
   // sequence that it can't continue ends at once, since no other group will come.
   bool single_group = true;
+  // Of the model files that this gateway has read; groups that loaded others are not used. Empty:
+  // local mode, where the engine was given the same folder.
+  std::string model_digest;
+  // Gets a line for people when there is something to say. Called under a lock: it must not call
+  // the journal. May be empty.
+  std::function<void(const std::string&)> log;
   std::function<absl::Time()> now = absl::Now;
 };
 
@@ -61,11 +68,11 @@ class Journal : public std::enable_shared_from_this<Journal> {
   EngineView view() const;
 
   // The complete list. A group that is not in it is gone: its connection is over, its sequences
-  // look for another one.
+  // look for another one. So do those of a group that has become another model.
   void OnGroups(const coordinator::v1::GroupStates& groups);
 
   // A leader of a group said Welcome. On success every sequence in flight in this group is queued
-  // to be sent to it, oldest first. FailedPrecondition: another model than before, an old epoch, or
+  // to be sent to it, oldest first. FailedPrecondition: another model, an old epoch, or
   // no such group; the connection is of no use. One connection of a group at a time: OnDisconnect
   // comes before the next OnWelcome.
   absl::Status OnWelcome(const std::string& group, const engine::v1::Welcome& welcome);
@@ -91,6 +98,7 @@ class Journal : public std::enable_shared_from_this<Journal> {
   struct Group {
     coordinator::v1::GroupState state;
     bool gone = false;  // no longer listed
+    bool other_model = false;
     bool connected = false;
     bool ever_connected = false;
     uint64_t epoch = 0;  // highest heard from a leader
@@ -149,11 +157,18 @@ class Journal : public std::enable_shared_from_this<Journal> {
   void Drop(Sequence& sequence);
 
   // ---- journal_groups.cc: groups, and where sequences go ----
+  // What the coordinator or its leader says of the group's model.
+  void SetModel(const std::string& name, const std::string& digest, Group& group)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::shared_ptr<Group> Find(const std::string& group) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   bool Computes(const Group& group) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   // It won't come back, or has not computed for the grace period.
   bool IsLost(const Group& group) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // Of this gateway's model.
   bool AllFailed() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // Every group of its model drains, and there are groups of another: this gateway goes, too.
+  bool OnlyDrainingOfItsModel() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  int NumUsable() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   std::shared_ptr<Group> Choose(const Sequence& sequence, bool placed) const
       ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   // Submits what waits and may go on, and moves what should not wait any longer.

@@ -33,7 +33,7 @@ bool Journal::Computes(const Group& group) const {
 }
 
 bool Journal::IsLost(const Group& group) const {
-  return group.gone || group.state.phase() == GroupState::FAILED ||
+  return group.gone || group.other_model || group.state.phase() == GroupState::FAILED ||
          options_.now() - group.lost_since >= options_.group_grace;
 }
 
@@ -46,9 +46,39 @@ void Journal::UpdateLost(Group& group) {
 }
 
 bool Journal::AllFailed() const {
-  return !groups_.empty() && std::all_of(groups_.begin(), groups_.end(), [](const auto& entry) {
-    return entry.second->state.phase() == GroupState::FAILED;
-  });
+  return NumUsable() > 0 && std::all_of(groups_.begin(), groups_.end(), [](const auto& entry) {
+           return entry.second->other_model || entry.second->state.phase() == GroupState::FAILED;
+         });
+}
+
+bool Journal::OnlyDrainingOfItsModel() const {
+  bool any_other = false;
+  for (const auto& [name, group] : groups_) {
+    // One that has loaded nothing yet may be of any model.
+    const bool is_own =
+        !group->other_model && (group->connected || !group->state.model_digest().empty());
+    if (is_own && !group->state.draining()) {
+      return false;
+    }
+    any_other = any_other || group->other_model;
+  }
+  return any_other;
+}
+
+int Journal::NumUsable() const {
+  return static_cast<int>(std::count_if(groups_.begin(), groups_.end(), [](const auto& entry) {
+    return !entry.second->other_model;
+  }));
+}
+
+void Journal::SetModel(const std::string& name, const std::string& digest, Group& group) {
+  const bool other = !options_.model_digest.empty() && digest != options_.model_digest;
+  if (other && !group.other_model && options_.log) {
+    options_.log(absl::StrCat("group ", name, " serves another model (digest ", digest,
+                              ") than this gateway (", options_.model_digest,
+                              "): nothing is sent to it"));
+  }
+  group.other_model = other;
 }
 
 void Journal::OnGroups(const coordinator::v1::GroupStates& groups) {
@@ -62,6 +92,13 @@ void Journal::OnGroups(const coordinator::v1::GroupStates& groups) {
       group = std::make_shared<Group>();
     }
     group->state = state;
+    // Empty before anybody has loaded it.
+    if (!state.model_digest().empty()) {
+      SetModel(state.group(), state.model_digest(), *group);
+    }
+    if (group->other_model) {
+      Disconnect(*group);
+    }
     UpdateLost(*group);
   }
   for (auto it = groups_.begin(); it != groups_.end();) {
@@ -95,6 +132,11 @@ absl::Status Journal::OnWelcome(const std::string& group_name, const Welcome& we
   const std::shared_ptr<Group> group = Find(group_name);
   if (group == nullptr) {
     return absl::FailedPreconditionError("the group is gone");
+  }
+  SetModel(group_name, welcome.model_digest(), *group);
+  if (group->other_model) {
+    PlaceAll();
+    return absl::FailedPreconditionError("the group serves another model than this gateway");
   }
   const bool other_model =
       group->ever_connected && welcome.model_digest() != group->welcome.model_digest();
@@ -169,13 +211,16 @@ void Journal::Disconnect(Group& group) {
 
 std::shared_ptr<Journal::Group> Journal::Choose(const Sequence& sequence, bool placed) const {
   const absl::Time now = options_.now();
+  // What is asked of this gateway has nowhere else to go, so the last groups of its model take new
+  // sequences until they are stopped.
+  const bool last_of_model = OnlyDrainingOfItsModel();
   std::vector<std::shared_ptr<Group>> groups;
   std::vector<RouteGroup> candidates;
   for (const auto& [name, group] : groups_) {
     RouteGroup& candidate = candidates.emplace_back();
     candidate.connected = group->connected && group->state.phase() != GroupState::FAILED;
     candidate.serving = Computes(*group);
-    candidate.draining = group->state.draining();
+    candidate.draining = group->state.draining() && !last_of_model;
     candidate.full = now < group->full_until;
     candidate.model_digest = group->welcome.model_digest();
     candidate.numerics_id = group->welcome.numerics_id();
@@ -282,6 +327,9 @@ absl::Time Journal::last_heard(const std::string& group_name) const {
 }
 
 std::string Journal::WhyNotServing(const Group& group) const {
+  if (group.other_model) {
+    return "It serves another model than this gateway.";
+  }
   switch (group.state.phase()) {
     case GroupState::STARTING:
       return "The engine is starting.";
@@ -308,7 +356,7 @@ Welcome Journal::welcome() const {
   absl::MutexLock lock(&mutex_);
   const Welcome* longest = nullptr;
   for (const auto& [name, group] : groups_) {
-    if (group->ever_connected && !group->state.draining() &&
+    if (group->ever_connected && !group->other_model && !group->state.draining() &&
         (longest == nullptr || SequenceLimit(group->welcome) > SequenceLimit(*longest))) {
       longest = &group->welcome;
     }
@@ -323,6 +371,7 @@ EngineView Journal::MakeView() const {
     GroupView& shown = groups.emplace_back();
     shown.name = name;
     shown.serving = Computes(*group);
+    shown.other_model = group->other_model;
     shown.reason = shown.serving ? "" : WhyNotServing(*group);
     shown.welcome = group->welcome;
     shown.stats = group->stats;

@@ -114,6 +114,9 @@ GatewayMetrics::GatewayMetrics(const std::string& served_model, int64_t max_cont
       epoch_(Gauge("moe_epoch",
                    "The epoch of the last leader; of several groups, see moe_group_epoch.")),
       serving_(Gauge("moe_engine_serving", "1 while a group serves, else 0.")),
+      other_model_groups_(
+          Gauge("moe_other_model_groups",
+                "Groups that serve another model than this gateway, which sends them nothing.")),
       preemptions_(Counter("vllm:num_preemptions_total",
                            "Sequences that lost their KV cache and were computed again.")),
       prompt_tokens_(
@@ -271,6 +274,9 @@ std::string GatewayMetrics::Serialize(const EngineView& view) {
   epoch_.Set(static_cast<double>(
       std::max(view.welcome.epoch(), std::max(view.stats.epoch(), view.group.epoch()))));
   serving_.Set(view.serving ? 1 : 0);
+  other_model_groups_.Set(
+      static_cast<double>(std::count_if(view.groups.begin(), view.groups.end(),
+                                        [](const GroupView& group) { return group.other_model; })));
   {
     absl::MutexLock lock(&mutex_);
     UpdateGroups(view);

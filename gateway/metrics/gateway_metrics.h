@@ -97,6 +97,7 @@ class GatewayMetrics {
   prometheus::Gauge& kv_usage_;
   prometheus::Gauge& epoch_;
   prometheus::Gauge& serving_;
+  prometheus::Gauge& other_model_groups_;
   prometheus::Counter& preemptions_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& generation_tokens_;

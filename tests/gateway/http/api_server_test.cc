@@ -80,6 +80,32 @@ TEST_F(ApiServerTest, ReadyWhileRequestsAreTakenThoughTheEngineRecovers) {
   EXPECT_EQ(StatusOf(Get("/ready")), 503);
 }
 
+TEST_F(ApiServerTest, NotReadyWhileOnlyAnotherModelServes) {
+  const struct {
+    const char* sentence;
+    bool known;
+    bool serving;
+    bool other_model_serves;
+    bool ready;
+  } kCases[] = {
+      {"before the first group of all", false, false, false, true},
+      {"a new gateway beside old groups", false, false, true, false},
+      {"beside old groups, its own serves", true, true, true, true},
+      {"an old gateway whose groups have gone", true, false, true, false},
+      {"its own recovers and nobody else serves", true, false, false, true},
+  };
+  options_.hold = absl::Seconds(60);
+  Start();
+  for (const auto& c : kCases) {
+    SCOPED_TRACE(c.sentence);
+    generator_.SetKnown(c.known);
+    generator_.SetServing(c.serving);
+    generator_.SetOtherModelServes(c.other_model_serves);
+    EXPECT_EQ(StatusOf(Get("/ready")), c.ready ? 200 : 503);
+    EXPECT_EQ(StatusOf(Get("/health")), c.serving ? 200 : 503);
+  }
+}
+
 TEST_F(ApiServerTest, BeforeTheFirstEngineARequestIsRefusedOrHeld) {
   generator_.SetKnown(false);
   Start();
@@ -256,7 +282,7 @@ TEST(GroupStatusTest, HasWorkersAndOneRowPerLayer) {
 
 TEST(GroupStatusTest, HasEachGroupAndTheLoadOfAllAtTheTop) {
   EngineView view;
-  for (const int index : {0, 1, 2}) {
+  for (const int index : {0, 1, 2, 3}) {
     GroupView& group = view.groups.emplace_back();
     group.name = "ns/m/" + std::to_string(index);
     group.serving = index == 1;
@@ -272,10 +298,14 @@ TEST(GroupStatusTest, HasEachGroupAndTheLoadOfAllAtTheTop) {
     group.welcome.set_model_digest("abc");
   }
   view.groups[2].state.set_num_experts(1);  // of another shape: its tokens can't be added
+  view.groups[3].other_model = true;        // of another model: nor can these
+  view.groups[3].state.set_model_digest("xyz");
   view.group = view.groups[1].state;
   const Json json = Json::parse(GroupStatusJson("m", view));
   EXPECT_EQ(json["expert_tokens"], Json({{2, 4}}));
-  ASSERT_EQ(json["groups"].size(), 3U);
+  ASSERT_EQ(json["groups"].size(), 4U);
+  EXPECT_EQ(json["groups"][3]["other_model"], true);
+  EXPECT_EQ(json["groups"][3]["model_digest"], "xyz");
   const Json& first = json["groups"][0];
   EXPECT_EQ(first["group"], "ns/m/0");
   EXPECT_EQ(first["index"], 0);
@@ -283,6 +313,7 @@ TEST(GroupStatusTest, HasEachGroupAndTheLoadOfAllAtTheTop) {
   EXPECT_EQ(first["serving"], false);
   EXPECT_EQ(first["phase"], "ACTIVE");
   EXPECT_EQ(first["model_digest"], "abc");
+  EXPECT_EQ(first["other_model"], false);
   EXPECT_EQ(first["engine"]["running"], 5);
   EXPECT_EQ(first["outstanding_tokens"], 70);
   EXPECT_EQ(first["expert_tokens"], Json({{1, 2}}));

@@ -182,6 +182,36 @@ TEST_F(EngineClientGroupsTest, ScaledToZeroAndBackAHeldRequestIsAnswered) {
   EXPECT_TRUE(client_->view().serving);
 }
 
+TEST_F(EngineClientGroupsTest, GroupsOfAnotherModelAreNotEvenCalled) {
+  EngineClientOptions options;
+  options.coordinator = Address("coordinator");
+  options.deployment = kDeployment;
+  options.journal.model_digest = "digest";
+  Lead(0);
+  auto of_other = LeaderOptions("g1", 1);
+  of_other.model_digest = "other";
+  Lead(1, of_other);
+  auto listed = ActiveGroup(Group(1), of_other.address, 1);
+  listed.set_model_digest("other");
+  coordinator_->Set(listed);
+  client_ = std::make_unique<EngineClient>(options);
+  WaitUntilServing(1);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(*ReadAll(*Start()), kAnswer);
+  }
+  EXPECT_EQ(leaders_[0]->submissions().size(), 4U);
+  EXPECT_EQ(leaders_[1]->num_streams(), 0);
+  EXPECT_TRUE(client_->view().groups.at(1).other_model);
+  // The old group goes: what comes now waits for one of its model.
+  coordinator_->Remove(Group(0));
+  WaitUntilServing(0);
+  auto held = Start();
+  EXPECT_TRUE(held->Next(absl::Milliseconds(50))->empty());
+  Lead(2);
+  EXPECT_EQ(*ReadAll(*held), kAnswer);
+  EXPECT_EQ(leaders_[1]->num_streams(), 0);
+}
+
 TEST_F(EngineClientGroupsTest, AHeldRequestEndsAtTheDeadline) {
   Lead(0);
   ConnectAll(absl::Milliseconds(300));

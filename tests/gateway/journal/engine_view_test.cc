@@ -40,6 +40,13 @@ TEST(EngineViewTest, GroupsAreOrderedByTheirNumber) {
   EXPECT_THAT(names, ElementsAre("ns/m/0", "ns/m/2", "ns/m/10"));
 }
 
+GroupView OfAnotherModel(GroupView group) {
+  group.other_model = true;
+  group.serving = false;
+  group.state.set_phase(coordinator::v1::GroupState::ACTIVE);
+  return group;
+}
+
 TEST(EngineViewTest, ServesWhileOneGroupTakesNewRequests) {
   struct Case {
     const char* sentence;
@@ -71,6 +78,21 @@ TEST(EngineViewTest, ServesWhileOneGroupTakesNewRequests) {
        false,
        "Group 1:",
        "a/b/1"},
+      {"its own loads beside one of another model",
+       {OfAnotherModel(MakeGroup("a/b/0", false)), MakeGroup("a/b/1", false)},
+       false,
+       "Group 1:",
+       "a/b/1"},
+      {"its own serves beside one of another model",
+       {OfAnotherModel(MakeGroup("a/b/0", false)), MakeGroup("a/b/1", true)},
+       true,
+       "",
+       "a/b/1"},
+      {"only one of another model",
+       {OfAnotherModel(MakeGroup("a/b/0", false))},
+       false,
+       "another model than this gateway",
+       "a/b/0"},
       {"only one that drains", {MakeGroup("a/b/0", true, true)}, false, "about to end", "a/b/0"},
   };
   for (const Case& c : cases) {
@@ -112,6 +134,8 @@ TEST(EngineViewTest, NewRequestsAreMeasuredByTheGroupThatTakesTheLongest) {
   EXPECT_EQ(SequenceLimit(Summarize({draining, MakeGroup("a/b/2", true), large}, last).welcome),
             1024);
   EXPECT_EQ(Summarize({}, last).welcome.max_context(), 77U) << "with no group, the last known";
+  EXPECT_EQ(Summarize({OfAnotherModel(large)}, last).welcome.max_context(), 77U)
+      << "another model's limits are not this one's";
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
 // Tests gateway/journal/journal.h without threads or network: several groups of a deployment.
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -8,149 +7,19 @@
 #include "gateway/journal/journal.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/gateway/journal/journal_fixture.h"
 
 namespace moe::gateway {
 namespace {
 
 using coordinator::v1::GroupState;
 using engine::v1::EngineMessage;
-using engine::v1::GatewayMessage;
-using engine::v1::Rejected;
 using engine::v1::TokenEvent;
-using engine::v1::Welcome;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using testing::JournalGroupsTest;
 using ::testing::SizeIs;
-
-class JournalGroupsTest : public ::testing::Test {
- protected:
-  JournalGroupsTest() {
-    JournalOptions options;
-    options.single_group = false;
-    options.now = [this] { return now_; };
-    journal_ = std::make_shared<Journal>(options);
-  }
-
-  // The coordinator's list, after a change to it.
-  void Publish() {
-    coordinator::v1::GroupStates groups;
-    for (const auto& [name, state] : states_) {
-      *groups.add_groups() = state;
-    }
-    journal_->OnGroups(groups);
-  }
-
-  GroupState& State(const std::string& name) {
-    GroupState& state = states_[name];
-    state.set_group(name);
-    if (state.phase() == GroupState::PHASE_UNSPECIFIED) {
-      state.set_phase(GroupState::ACTIVE);
-    }
-    return state;
-  }
-
-  void Connect(const std::string& name, const std::string& digest = "digest",
-               const std::string& numerics = "cpu", uint64_t epoch = 1) {
-    State(name);
-    Publish();
-    Welcome welcome;
-    welcome.set_epoch(epoch);
-    welcome.set_model_digest(digest);
-    welcome.set_numerics_id(numerics);
-    welcome.set_vocab_size(100);
-    ASSERT_TRUE(journal_->OnWelcome(name, welcome).ok());
-  }
-
-  void Remove(const std::string& name) {
-    states_.erase(name);
-    Publish();
-  }
-
-  std::unique_ptr<Generation> Start(int32_t prompt = 1, uint32_t max_tokens = 100) {
-    GenerationRequest request;
-    request.prompt_tokens = {prompt};
-    request.sampling.set_max_tokens(max_tokens);
-    auto generation = journal_->Start(std::move(request));
-    EXPECT_TRUE(generation.ok()) << generation.status();
-    return generation.ok() ? *std::move(generation) : nullptr;
-  }
-
-  std::vector<GatewayMessage> Sent(const std::string& name) {
-    std::vector<GatewayMessage> messages;
-    journal_->TakeOutgoing(name, absl::ZeroDuration(), &messages);
-    return messages;
-  }
-
-  // The one submission that was sent to this group.
-  engine::v1::Submit Submitted(const std::string& name) {
-    const auto sent = Sent(name);
-    EXPECT_THAT(sent, SizeIs(1)) << name;
-    return sent.size() == 1 ? sent[0].submit() : engine::v1::Submit();
-  }
-
-  void Token(const std::string& name, uint64_t request, uint32_t position, int32_t token) {
-    EngineMessage message;
-    message.mutable_events()->set_epoch(1);
-    TokenEvent& event = *message.mutable_events()->add_events();
-    event.set_request(request);
-    event.set_position(position);
-    event.set_token(token);
-    journal_->OnMessage(name, message);
-  }
-
-  void Reject(const std::string& name, uint64_t request) {
-    EngineMessage message;
-    message.mutable_rejected()->set_request(request);
-    message.mutable_rejected()->set_reason(Rejected::QUEUE_FULL);
-    journal_->OnMessage(name, message);
-  }
-
-  void Speak(const std::string& name, uint32_t num_running = 0) {
-    EngineMessage message;
-    message.mutable_stats()->set_num_running(num_running);
-    journal_->OnMessage(name, message);
-  }
-
-  // Time passes, while these groups speak.
-  void Pass(absl::Duration duration, const std::vector<std::string>& speaking) {
-    for (absl::Duration passed; passed < duration; passed += absl::Seconds(1)) {
-      now_ += absl::Seconds(1);
-      for (const std::string& name : speaking) {
-        Speak(name);
-      }
-      journal_->Tick();
-    }
-  }
-
-  static std::vector<int32_t> Take(Generation& generation) {
-    const auto events = generation.Next(absl::ZeroDuration());
-    EXPECT_TRUE(events.ok()) << events.status();
-    std::vector<int32_t> tokens;
-    if (events.ok()) {
-      for (const TokenEvent& event : *events) {
-        tokens.push_back(event.token());
-      }
-    }
-    return tokens;
-  }
-
-  static std::vector<int32_t> Generated(const engine::v1::Submit& submit) {
-    return {submit.generated_tokens().begin(), submit.generated_tokens().end()};
-  }
-
-  // A sequence in group `name`, the only one, with one token.
-  std::unique_ptr<Generation> Begin(const std::string& name) {
-    auto generation = Start();
-    Token(name, Submitted(name).request(), 0, 10);
-    EXPECT_THAT(Take(*generation), ElementsAre(10));
-    return generation;
-  }
-
-  absl::Time now_ = absl::FromUnixSeconds(1000);
-  std::map<std::string, GroupState> states_;
-  std::shared_ptr<Journal> journal_;
-};
 
 TEST_F(JournalGroupsTest, NewSequencesGoWhereTheFewestTokensAreOutstanding) {
   Connect("d/m/0");

@@ -7,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/gateway/journal/journal_fixture.h"
 
 namespace moe::gateway {
 namespace {
@@ -21,14 +22,9 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-class JournalTest : public ::testing::Test {
+class JournalTest : public testing::JournalFixture {
  protected:
-  JournalTest() {
-    JournalOptions options;
-    options.now = [this] { return now_; };
-    journal_ = std::make_shared<Journal>(options);
-    OnGroup({});
-  }
+  JournalTest() : JournalFixture(JournalOptions()) { OnGroup({}); }
 
   absl::Status OnWelcome(const Welcome& welcome) { return journal_->OnWelcome("", welcome); }
   void OnMessage(const EngineMessage& message) { journal_->OnMessage("", message); }
@@ -39,71 +35,15 @@ class JournalTest : public ::testing::Test {
     journal_->OnGroups(groups);
   }
 
-  static Welcome MakeWelcome(uint64_t epoch, const std::string& numerics = "cpu",
-                             const std::string& digest = "digest") {
-    Welcome welcome;
-    welcome.set_epoch(epoch);
-    welcome.set_numerics_id(numerics);
-    welcome.set_model_digest(digest);
-    return welcome;
-  }
-
   std::unique_ptr<Generation> Start(std::vector<int32_t> prompt = {1, 2}) {
-    GenerationRequest request;
-    request.prompt_tokens = std::move(prompt);
-    request.sampling.set_seed(99);
-    request.on_ready = [this] { ++num_signals_; };
-    auto generation = journal_->Start(std::move(request));
-    EXPECT_TRUE(generation.ok()) << generation.status();
-    return generation.ok() ? *std::move(generation) : nullptr;
+    return StartPrompt(std::move(prompt));
   }
-
-  // What would be sent now, submissions and cancels.
-  std::vector<GatewayMessage> Sent() {
-    std::vector<GatewayMessage> messages;
-    journal_->TakeOutgoing("", absl::ZeroDuration(), &messages);
-    return messages;
-  }
-
+  std::vector<GatewayMessage> Sent() { return SentTo(""); }
   void Token(uint64_t epoch, uint64_t request, uint32_t position, int32_t token,
              TokenEvent::Finish finish = TokenEvent::NONE) {
-    EngineMessage message;
-    message.mutable_events()->set_epoch(epoch);
-    TokenEvent& event = *message.mutable_events()->add_events();
-    event.set_request(request);
-    event.set_position(position);
-    event.set_token(token);
-    event.set_finish(finish);
-    OnMessage(message);
+    TokenOf("", epoch, request, position, token, finish);
   }
-
-  void Reject(uint64_t request, Rejected::Reason reason) {
-    EngineMessage message;
-    message.mutable_rejected()->set_request(request);
-    message.mutable_rejected()->set_reason(reason);
-    message.mutable_rejected()->set_message("no");
-    OnMessage(message);
-  }
-
-  static std::vector<int32_t> Take(Generation& generation) {
-    const auto events = generation.Next(absl::ZeroDuration());
-    EXPECT_TRUE(events.ok()) << events.status();
-    std::vector<int32_t> tokens;
-    if (events.ok()) {
-      for (const TokenEvent& event : *events) {
-        tokens.push_back(event.token());
-      }
-    }
-    return tokens;
-  }
-
-  static std::vector<int32_t> Generated(const GatewayMessage& message) {
-    return {message.submit().generated_tokens().begin(), message.submit().generated_tokens().end()};
-  }
-
-  absl::Time now_ = absl::FromUnixSeconds(1000);
-  std::shared_ptr<Journal> journal_;
-  int num_signals_ = 0;
+  void Reject(uint64_t request, Rejected::Reason reason) { RejectBy("", request, reason); }
 };
 
 TEST_F(JournalTest, NothingStartsBeforeAnEngineWasThere) {

@@ -89,6 +89,7 @@ TEST(GatewayMetricsTest, EachGroupHasItsSeriesAsLongAsItExists) {
     group.outstanding_tokens = 900;
     group.stats.set_num_preemptions(static_cast<uint64_t>(10 + index));
   }
+  view.groups[0].other_model = true;
   std::string text = metrics.Serialize(view);
   for (const char* line : {
            "moe_group_serving{group=\"0\",model_name=\"m\"} 0",
@@ -98,6 +99,7 @@ TEST(GatewayMetricsTest, EachGroupHasItsSeriesAsLongAsItExists) {
            "moe_group_sequences{group=\"12\",model_name=\"m\"} 2",
            "moe_group_outstanding_tokens{group=\"12\",model_name=\"m\"} 900",
            "moe_moved_sequences_total{model_name=\"m\"} 3",
+           "moe_other_model_groups{model_name=\"m\"} 1",
            "vllm:num_preemptions_total{model_name=\"m\"} 32",
        }) {
     EXPECT_THAT(text, HasSubstr(std::string(line) + "\n"));

@@ -75,6 +75,11 @@ int FakeLeader::num_cancels() const {
   return num_cancels_;
 }
 
+int FakeLeader::num_streams() const {
+  absl::MutexLock lock(&mutex_);
+  return num_streams_;
+}
+
 void FakeLeader::Send(Stream& stream) {
   uint64_t step = 0;
   int num_sent = 0;
@@ -132,6 +137,7 @@ grpc::Status FakeLeader::Generate(
   GatewayMessage message;
   {
     absl::MutexLock lock(&mutex_);
+    ++num_streams_;
     if (dead_) {
       return {grpc::StatusCode::UNAVAILABLE, "dead"};
     }

@@ -44,6 +44,7 @@ class FakeLeader : public engine::v1::Engine::Service {
   void Kill();
   std::vector<engine::v1::Submit> submissions() const;
   int num_cancels() const;
+  int num_streams() const;  // that were opened
 
  private:
   struct Stream;
@@ -57,6 +58,7 @@ class FakeLeader : public engine::v1::Engine::Service {
   bool dead_ ABSL_GUARDED_BY(mutex_) = false;
   int num_refused_ ABSL_GUARDED_BY(mutex_) = 0;
   int num_cancels_ ABSL_GUARDED_BY(mutex_) = 0;
+  int num_streams_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<engine::v1::Submit> submissions_ ABSL_GUARDED_BY(mutex_);
   std::string address_;
   std::unique_ptr<grpc::Server> server_;

@@ -134,6 +134,11 @@ void FakeGenerator::SetServing(bool serving) {
   view_.groups.front().reason = view_.reason;
 }
 
+void FakeGenerator::SetOtherModelServes(bool serves) {
+  absl::MutexLock lock(&mutex_);
+  view_.other_model_serves = serves;
+}
+
 void FakeGenerator::SetKnown(bool known) {
   absl::MutexLock lock(&mutex_);
   known_ = known;

@@ -32,6 +32,7 @@ class FakeGenerator : public Generator {
   // At most so many at once; more fail with ResourceExhausted at Next.
   void SetMaxLive(int max_live);
   void SetServing(bool serving);
+  void SetOtherModelServes(bool serves);
   // False: as if no engine had been there ever.
   void SetKnown(bool known);
   // How many tokens one call of Next gives; 0 holds all back until it is changed.
