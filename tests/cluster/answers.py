@@ -88,7 +88,7 @@ class Load:
                     answer = ask(api, question, seen=self._seen)
                     problem = None if answer == self.right[question] else f"another answer: {answer}"
                 except Exception as error:  # whatever a client can meet is a failed request
-                    problem = f"{type(error).__name__}: {error}"
+                    problem = f"{time.strftime('%H:%M:%S')} {type(error).__name__}: {error}; {error.__cause__!r}"
                 with self._lock:
                     self.num_answers += 1
                     if problem:

@@ -100,6 +100,15 @@ def wait_ready(name, namespace, seconds=300):
     return wait_until(ready, seconds, why, interval=0.5)
 
 
+def wait_whole(deployment, epoch, num_ranks):
+    """All workers of the first group active in an epoch above `epoch`, and Ready."""
+    def whole():
+        group = deployment.get()["status"]["groups"][0]
+        active = group["epoch"] > epoch and sum(r["phase"] == "Active" for r in group["ranks"]) == num_ranks
+        return active and is_true(deployment.get(), "Ready")
+    wait_until(whole, 120, lambda: f"whole again: {json.dumps(deployment.get()['status'])[:4000]}", interval=0.3)
+
+
 def workers(name, namespace, group=None):
     """Worker pods that were not asked to go."""
     selector = f"moe-operator.dev/deployment={name},app.kubernetes.io/component=worker"

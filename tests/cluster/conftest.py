@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 from answers import right_answers  # noqa: E402
-from cluster import (OPERATOR_NAMESPACE, ROOT, delete_namespace, gateways, get, items, kubectl, make_namespace,  # noqa: E402
+from cluster import (OPERATOR_NAMESPACE, ROOT, gateways, get, items, kubectl, make_namespace,  # noqa: E402
                      moed, run, wait_ready, wait_until, workers)
 
 CHART = os.path.join(ROOT, "deploy", "helm", "moe-operator")
@@ -114,8 +114,13 @@ def make_deployment(operator):
         return deployment
 
     yield make
+    # All at once: each waits for the last streams and for the nodes.
     for deployment in made:
-        kubectl("delete", "moedeployment", deployment.name, "-n", deployment.namespace, "--ignore-not-found",
-                "--wait=true", "--timeout=120s", timeout=150)
-        wait_until(lambda d=deployment: not left_of(d), 180, lambda d=deployment: f"nothing left, but: {left_of(d)}")
-        delete_namespace(deployment.namespace)
+        kubectl("delete", "moedeployment", deployment.name, "-n", deployment.namespace, "--ignore-not-found", "--wait=false")
+    for deployment in made:
+        wait_until(lambda d=deployment: d.get() is None and not left_of(d), 240,
+                   lambda d=deployment: f"nothing left, but: {left_of(d)}")
+    for deployment in made:
+        kubectl("delete", "namespace", deployment.namespace, "--wait=false")
+    for deployment in made:
+        kubectl("wait", "--for=delete", f"namespace/{deployment.namespace}", "--timeout=120s", timeout=150)

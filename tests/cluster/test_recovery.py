@@ -1,6 +1,5 @@
 """Faults under a running load of greedy streams: no request fails, and every token is the right one."""
 
-import json
 import signal
 import time
 
@@ -8,7 +7,7 @@ import pytest
 
 from answers import Load, ask, client
 from cluster import (NODE_ADDRESS, controllers, is_true, leader, pids, rank_pod, restarts, send_signal, wait_until,
-                     without_api_server)
+                     wait_whole, without_api_server)
 
 HOST = "recovery.example.com"
 MANIFEST = f"""
@@ -43,15 +42,6 @@ def load(eight, right):
     load.check()
 
 
-def wait_whole(deployment, epoch):
-    """All 8 workers active in an epoch above `epoch`."""
-    def whole():
-        group = deployment.get()["status"]["groups"][0]
-        active = group["epoch"] > epoch and sum(r["phase"] == "Active" for r in group["ranks"]) == 8
-        return active and is_true(deployment.get(), "Ready")
-    wait_until(whole, 120, lambda: f"whole again: {json.dumps(deployment.get()['status'])[:4000]}", interval=0.3)
-
-
 @pytest.mark.parametrize("rank", [5, 0], ids=["an expert rank", "the leader"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_one_worker_lost(eight, load, rank, number):
@@ -59,7 +49,7 @@ def test_one_worker_lost(eight, load, rank, number):
     epoch = eight.epochs()[0]
     pod = rank_pod("eight", eight.namespace, rank)
     send_signal(pod, number)
-    wait_whole(eight, epoch)
+    wait_whole(eight, epoch, 8)
     load.wait_answers(4)
     after = restarts(eight.workers())
     lost = pod["metadata"]["name"]
@@ -85,7 +75,7 @@ def test_the_lease_holder_killed(eight, load):
     epoch = eight.epochs()[0]
     assert restarts(eight.workers()) == before, "a controller's end started workers again"
     send_signal(rank_pod("eight", eight.namespace, 3), signal.SIGKILL)
-    wait_whole(eight, epoch)
+    wait_whole(eight, epoch, 8)
 
 
 def test_a_minute_without_api_server(eight, load):

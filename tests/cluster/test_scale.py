@@ -79,17 +79,20 @@ def test_rollout_of_another_image_never_serves_with_less(groups, load):
     revision = groups.get()["status"]["revision"]
     fewest = [2]
     most = [2]
+    in_progress = [False]
 
     groups.patch(json.dumps({"spec": {"worker": {"podTemplate": {"spec": {"containers": [
         {"name": "worker", "image": f"localhost/moe-demo:{VERSION}-again"}]}}}}}))
 
     def rolled():
         status = groups.get()["status"]
+        in_progress[0] = in_progress[0] or is_true(groups.get(), "UpdateInProgress")
         fewest[0] = min(fewest[0], num_active(groups))
         most[0] = max(most[0], len({(p["metadata"]["labels"]["moe-operator.dev/group"]) for p in groups.workers()}))
         return (status["revision"] != revision and status["updatedReplicas"] == status["readyReplicas"] == 2
                 and status["replicas"] == 2 and not is_true(groups.get(), "UpdateInProgress"))
     wait_until(rolled, 400, lambda: f"rolled out: {json.dumps(groups.get()['status'])[:4000]}", interval=0.3)
+    assert in_progress[0], "the condition UpdateInProgress was never true"
     assert fewest[0] >= 2, "a group was missing during the rollout"
     assert most[0] <= 3, "more than one group above the wanted ones"
     assert not old & {pod["metadata"]["uid"] for pod in groups.workers()}
