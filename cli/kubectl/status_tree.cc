@@ -30,6 +30,9 @@ constexpr Advice kAdvice[] = {
     {"GroupFailed",
      "read `kubectl moe logs NAME`, then change the spec; that starts the group again"},
     {"InvalidSpec", "correct the field that the message names"},
+    {"NvlinkAcrossPods",
+     "write worker.gpusPerPod instead, or let the namespace admit the Pod Security level "
+     "privileged"},
     {"Paused", "remove the annotation moe-operator.dev/paused to go on"},
     {"ProgressDeadlineExceeded",
      "nothing moved for progressDeadlineSeconds; the other conditions say "
@@ -38,6 +41,8 @@ constexpr Advice kAdvice[] = {
     {"ScaledToZero", "kubectl scale moed NAME --replicas=1 brings it back"},
     {"Scheduling",
      "pods wait for nodes; after worker.gangTimeout all are given back and tried again"},
+    {"Unschedulable",
+     "free nodes or add some; after worker.gangTimeout all pods are given back and tried again"},
     {"WaitingForModel", "look at the pod NAME-inspect, which reads the model's files"},
     {"WaitingForTurn", "one group of the cluster is scheduled at a time; nothing to do"},
 };
@@ -76,8 +81,10 @@ std::string Draw(const std::vector<Line>& lines) {
 }
 
 std::string RankLine(const api::RankStatus& rank) {
-  return absl::StrFormat("rank %-4d %-9s expert %-8s %s", rank.rank, rank.phase, rank.experts,
-                         rank.pod);
+  std::string line = absl::StrFormat("rank %-4d %-9s expert %-8s %s", rank.rank, rank.phase,
+                                     rank.experts, rank.pod);
+  if (rank.process.has_value()) absl::StrAppend(&line, " process ", *rank.process);
+  return line;
 }
 
 // Ranks of a group by node, in the order of their first rank. Ranks beside each other that are
@@ -139,6 +146,7 @@ absl::string_view AdviceFor(absl::string_view reason) {
 
 bool IsTrouble(const api::Condition& condition) {
   const bool good_when_false = condition.type == "Failed" || condition.type == "Degraded" ||
+                               condition.type == "Experimental" ||
                                condition.type == "UpdateInProgress";
   return good_when_false ? condition.status != "False" : condition.status != "True";
 }

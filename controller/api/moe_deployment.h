@@ -52,7 +52,8 @@ struct EngineSpec {
 };
 
 struct WorkerSpec {
-  int gpus_per_pod = 1;
+  int gpus_per_pod = 1;             // worker processes of a pod; divides a group's workers
+  bool nvlink_across_pods = false;  // experimental
   int spares = 0;
   int expert_copies = 1;
   absl::Duration gang_timeout = absl::Minutes(10);
@@ -138,7 +139,8 @@ struct ModelStatus {
 // exists, since the spec may be another one by then.
 struct RevisionStatus {
   std::string name;
-  int num_slots = 0;  // workers of a group
+  int num_slots = 0;     // workers of a group
+  int gpus_per_pod = 1;  // of these in each pod
   int num_layers = 0;
   int num_experts = 0;
   int attention_ranks = 1;
@@ -151,6 +153,7 @@ struct RevisionStatus {
 struct RankStatus {
   int rank = 0;
   std::string pod;
+  std::optional<int> process;  // of the pod; empty: it has one alone
   std::string node;
   std::string experts;  // "5" or "0-7"
   std::string phase;    // Pending, Starting, Loading, Joining, Active, Failed
@@ -166,11 +169,12 @@ struct GroupStatus {
   std::string reason;
   uint64_t epoch = 0;  // the highest ever claimed for this group
   bool active = false;
-  // [num_slots], the incarnation of the newest pod that may exist for each slot; -1: none was ever
+  // By slot of pods, the incarnation of the newest pod that may exist for each; -1: none was ever
   // created. Written before the pod is.
   std::vector<int> incarnations;
-  std::vector<int>
-      slot_of_rank;       // [num_slots]; empty until the gang was scheduled for the first time
+  // By rank, the slot of its pod: each slot gpus_per_pod times, side by side. Empty until the gang
+  // was scheduled for the first time.
+  std::vector<int> slot_of_rank;
   int gang_attempts = 0;  // gangs given up because they were not scheduled in time
   absl::Time gang_since = absl::InfinitePast();     // when the present gang's gates went
   absl::Time gang_retry_at = absl::InfinitePast();  // no new gang before this
@@ -186,7 +190,7 @@ struct FailureStatus {
   std::string pod;
   int group = 0;
   int slot = 0;
-  int rank = -1;
+  int rank = -1;  // the first of its pod; the log names the process
   std::string node;
   std::optional<int> exit_code;
   std::string reason;    // OOMKilled, Error, Evicted, ...

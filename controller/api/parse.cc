@@ -135,17 +135,16 @@ void ReadEngine(const FieldReader& fields, EngineSpec* engine) {
   engine->step_deadline_seconds = absl::ToDoubleSeconds(deadline);
 }
 
-void ReadWorker(const FieldReader& fields, WorkerSpec* worker) {
+void ReadWorker(const FieldReader& fields, Backend backend, const ParallelismSpec& parallelism,
+                WorkerSpec* worker) {
   struct NotBuilt {
     absl::string_view name;
     int min;
     int* out;
     absl::string_view message;
   };
-  const std::array<NotBuilt, 3> fields_not_built = {
-      {{"gpusPerPod", 1, &worker->gpus_per_pod,
-        "several GPUs per pod are not built yet: write gpusPerPod: 1"},
-       {"spares", 0, &worker->spares, "spare workers are not built yet: write spares: 0"},
+  const std::array<NotBuilt, 2> fields_not_built = {
+      {{"spares", 0, &worker->spares, "spare workers are not built yet: write spares: 0"},
        {"expertCopies", 1, &worker->expert_copies,
         "spare copies of experts are not built yet: write expertCopies: 1"}}};
   for (const NotBuilt& field : fields_not_built) {
@@ -153,6 +152,23 @@ void ReadWorker(const FieldReader& fields, WorkerSpec* worker) {
     if (*field.out > field.min) {
       fields.Fail(field.name, field.message);
     }
+  }
+  fields.Integer("gpusPerPod", 1, kMaxGpusPerPod, &worker->gpus_per_pod);
+  if (!parallelism.automatic && parallelism.expert % worker->gpus_per_pod != 0) {
+    fields.Fail("gpusPerPod",
+                absl::StrCat(parallelism.expert, " workers can't be put into pods of ",
+                             worker->gpus_per_pod, ": write a gpusPerPod that divides ",
+                             "parallelism.expert, or 1"));
+  }
+  fields.Boolean("nvlinkAcrossPods", &worker->nvlink_across_pods);
+  if (worker->nvlink_across_pods && backend != Backend::kCuda) {
+    fields.Fail("nvlinkAcrossPods",
+                "needs GPUs: write backend: CUDA, or leave nvlinkAcrossPods out");
+  }
+  if (worker->nvlink_across_pods && worker->gpus_per_pod > 1) {
+    fields.Fail("nvlinkAcrossPods",
+                "is for pods with one GPU; the workers of one pod use NVLink without it: leave "
+                "nvlinkAcrossPods out, or write gpusPerPod: 1");
   }
   fields.Duration("gangTimeout", absl::Seconds(1), absl::Hours(24), &worker->gang_timeout);
   fields.Raw("podTemplate", &worker->pod_template);
@@ -299,7 +315,7 @@ absl::StatusOr<MoEDeploymentSpec> ParseSpec(const Json& json) {
     fields.Fail("parallelism.exchange", "Nccl needs backend: CUDA: write exchange: Tcp or Auto");
   }
   ReadEngine(fields.Object("engine"), &spec.engine);
-  ReadWorker(fields.Object("worker"), &spec.worker);
+  ReadWorker(fields.Object("worker"), spec.backend, spec.parallelism, &spec.worker);
   ReadGateway(fields.Object("gateway"), &spec.gateway);
   if (fields.Has("ingress")) {
     ReadIngress(fields.Object("ingress"), &spec.ingress.emplace());

@@ -21,6 +21,7 @@ namespace moe::api {
 
 inline constexpr int kMaxReplicas = 64;
 inline constexpr int kMaxExpert = 1024;
+inline constexpr int kMaxGpusPerPod = 16;
 // Of one MoEDeployment, so that its status stays within bounds.
 inline constexpr int kMaxWorkers = 2048;
 // The names of pods, NAME-gGROUP-sSLOT-INCARNATION, must be labels.

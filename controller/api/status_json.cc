@@ -56,6 +56,9 @@ void Put(Json* object, const char* name, absl::Time time) {
 Json ToJson(const RankStatus& rank) {
   Json json = {{"rank", rank.rank}};
   Put(&json, "pod", rank.pod);
+  if (rank.process.has_value()) {
+    json["process"] = *rank.process;
+  }
   Put(&json, "node", rank.node);
   Put(&json, "experts", rank.experts);
   Put(&json, "phase", rank.phase);
@@ -89,6 +92,7 @@ Json ToJson(const RevisionStatus& revision) {
   const EngineSpec& engine = revision.engine;
   return {{"name", revision.name},
           {"numSlots", revision.num_slots},
+          {"gpusPerPod", revision.gpus_per_pod},
           {"numLayers", revision.num_layers},
           {"numExperts", revision.num_experts},
           {"attentionRanks", revision.attention_ranks},
@@ -272,6 +276,7 @@ void Read(const FieldReader& fields, GroupStatus* group) {
     RankStatus& rank = group->ranks.emplace_back();
     entry.Integer("rank", 0, kMaxExpert, &rank.rank);
     entry.String("pod", kMaxText, &rank.pod);
+    entry.Integer("process", 0, kMaxGpusPerPod - 1, &rank.process);
     entry.String("node", kMaxText, &rank.node);
     entry.String("experts", kMaxText, &rank.experts);
     entry.String("phase", kMaxText, &rank.phase);
@@ -282,6 +287,7 @@ void Read(const FieldReader& fields, GroupStatus* group) {
 void Read(const FieldReader& fields, RevisionStatus* revision) {
   fields.String("name", kMaxText, &revision->name);
   fields.Integer("numSlots", 0, kMaxExpert, &revision->num_slots);
+  fields.Integer("gpusPerPod", 1, kMaxGpusPerPod, &revision->gpus_per_pod);
   fields.Integer("numLayers", 0, kMaxInt, &revision->num_layers);
   fields.Integer("numExperts", 0, kMaxInt, &revision->num_experts);
   fields.Integer("attentionRanks", 0, kMaxExpert, &revision->attention_ranks);

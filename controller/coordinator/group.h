@@ -19,7 +19,7 @@
 //     at most as max_time_step: nobody is killed for a silence that was ours.
 //   * A controller that takes over finds the running epoch in the Hello messages and keeps it.
 //
-// Tested by tests/controller/coordinator/group_{test,pods_test,simulation_test}.cc.
+// Tested by tests/controller/coordinator/group_*_test.cc.
 #ifndef MOE_CONTROLLER_COORDINATOR_GROUP_H_
 #define MOE_CONTROLLER_COORDINATOR_GROUP_H_
 
@@ -224,6 +224,8 @@ class Group {
   std::string CheckHello(const v1::Hello& hello, int* slot_idx) const;
   void ResendEpoch(int slot_idx, uint64_t hello_epoch);
   void OnLoaded(int slot_idx, const v1::Loaded& loaded);
+  // Of the members that have loaded; empty while none has.
+  std::string ModelDigest() const;
   void OnPrepared(int slot_idx, const v1::Prepared& prepared);
   void OnJoined(int slot_idx, const v1::Joined& joined);
   void OnEpochFailed(int slot_idx, const v1::EpochFailed& failed);

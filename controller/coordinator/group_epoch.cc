@@ -223,6 +223,7 @@ v1::GroupState Group::State() const {
   state.set_num_experts(static_cast<uint32_t>(options_.placement.num_experts()));
   state.mutable_expert_tokens()->Assign(load_.totals().begin(), load_.totals().end());
   state.set_numerics_id(numerics_id_);
+  state.set_model_digest(ModelDigest());
   if (stage_ == Stage::kActive) {
     state.set_epoch(epoch_);
     state.set_leader_address(slot(0).member->hello.engine_address());

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -21,6 +22,7 @@
 #include "controller/coordinator/server_limits.h"
 #include "controller/coordinator/streams.h"
 #include "identity/peer_identity.h"
+#include "identity/worker_id.h"
 #include "proto/coordinator.grpc.pb.h"
 
 namespace moe::coordinator {
@@ -133,6 +135,15 @@ class CoordinatorServer::Impl : public v1::Coordinator::CallbackService {
     }
   }
 
+  void SetDismissed(const std::string& deployment, std::set<std::string> pod_uids) {
+    absl::MutexLock lock(&mu_);
+    if (pod_uids.empty() || !leading_) {
+      dismissed_.erase(deployment);
+    } else {
+      dismissed_[deployment] = std::move(pod_uids);
+    }
+  }
+
   void SetLeading(bool leading, const std::string& leader_address) {
     absl::MutexLock admin(&admin_mu_);
     std::map<std::string, std::shared_ptr<GroupLoop>, std::less<>> groups;
@@ -143,6 +154,7 @@ class CoordinatorServer::Impl : public v1::Coordinator::CallbackService {
       if (leading) return;
       groups.swap(groups_);
       shown_.clear();
+      dismissed_.clear();
       for (const auto& [id, session] : sessions_) session.stream->Redirect(leader_address);
       for (const auto& [id, watcher] : watchers_) watcher.stream->Redirect(leader_address);
     }
@@ -313,7 +325,7 @@ class CoordinatorServer::Impl : public v1::Coordinator::CallbackService {
       if (first) refusal = Route(message, &session);
       loop = session.loop;
     }
-    if (!refusal.ok()) {
+    if (loop == nullptr) {
       stream->Close(refusal);
     } else if (first) {
       loop->Connect(id, stream, std::move(message));
@@ -322,7 +334,8 @@ class CoordinatorServer::Impl : public v1::Coordinator::CallbackService {
     }
   }
 
-  // Finds the group that the first message of a session is for.
+  // Finds the group that the first message of a session is for. Without one the session is over:
+  // with an error, or because the worker was dismissed.
   absl::Status Route(const v1::WorkerMessage& message, SessionEntry* session)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (!message.has_hello()) {
@@ -330,9 +343,17 @@ class CoordinatorServer::Impl : public v1::Coordinator::CallbackService {
     }
     const v1::Hello& hello = message.hello();
     if (session->peer.has_value() &&
-        (hello.worker_id() != session->peer->pod_uid ||
+        (identity::PodUidOf(hello.worker_id()) != session->peer->pod_uid ||
          DeploymentOfGroup(hello.group()) != session->peer->DeploymentName())) {
       return absl::PermissionDeniedError("the certificate is for another worker");
+    }
+    const auto dismissed = dismissed_.find(DeploymentOfGroup(hello.group()));
+    if (dismissed != dismissed_.end() &&
+        dismissed->second.contains(std::string(identity::PodUidOf(hello.worker_id())))) {
+      v1::ControllerMessage answer;
+      answer.mutable_dismiss()->set_reason("its deployment is gone");
+      session->stream->Send(std::move(answer));
+      return absl::OkStatus();
     }
     const auto found = groups_.find(hello.group());
     if (found == groups_.end() || !leading_ || shut_down_) return NotLed(hello.group());
@@ -413,6 +434,8 @@ class CoordinatorServer::Impl : public v1::Coordinator::CallbackService {
   std::map<std::string, std::shared_ptr<GroupLoop>, std::less<>> groups_ ABSL_GUARDED_BY(mu_);
   // The deployments that are shown, and when they last were.
   std::map<std::string, absl::Time> shown_ ABSL_GUARDED_BY(mu_);
+  // By deployment; see SetDismissed.
+  std::map<std::string, std::set<std::string>, std::less<>> dismissed_ ABSL_GUARDED_BY(mu_);
   uint64_t last_stream_ ABSL_GUARDED_BY(mu_) = 0;
   size_t num_greeting_ ABSL_GUARDED_BY(mu_) = 0;  // sessions without a Hello
   std::map<uint64_t, SessionEntry> sessions_ ABSL_GUARDED_BY(mu_);
@@ -446,6 +469,10 @@ void CoordinatorServer::ShowDeployment(const std::string& deployment) {
 }
 void CoordinatorServer::HideDeployment(const std::string& deployment) {
   impl_->HideDeployment(deployment);
+}
+void CoordinatorServer::SetDismissed(const std::string& deployment,
+                                     std::set<std::string> pod_uids) {
+  impl_->SetDismissed(deployment, std::move(pod_uids));
 }
 void CoordinatorServer::SetLeading(bool leading, const std::string& leader_address) {
   impl_->SetLeading(leading, leader_address);

@@ -6,7 +6,8 @@
 //
 // Without an Authenticator everybody who can connect is trusted: for a unix socket in a private
 // folder. With one, a process first gets a certificate for its token (Certify); a session needs a
-// worker's certificate, whose pod is Hello.worker_id and whose deployment is that of Hello.group,
+// worker's certificate, whose pod is that of Hello.worker_id (identity/worker_id.h) and whose
+// deployment is that of Hello.group,
 // and a watcher a certificate of the deployment that it watches.
 //
 // A coordinator that does not lead answers every call with UNAVAILABLE and tells, in the trailing
@@ -21,6 +22,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -104,6 +106,11 @@ class CoordinatorServer {
   void ShowDeployment(const std::string& deployment);
   // Ends its watchers, and makes new ones wait. Its groups stay.
   void HideDeployment(const std::string& deployment);
+
+  // Workers of `deployment` that have nobody to serve any more, by the uid of their pod: each is
+  // dismissed as soon as it says Hello. Replaces the set that was given before; an empty one
+  // forgets it.
+  void SetDismissed(const std::string& deployment, std::set<std::string> pod_uids);
 
   // Not leading: removes all groups, hides all deployments, ends all calls and refuses new ones,
   // naming `leader_address` (host:port) if it is not empty.

@@ -35,6 +35,14 @@ Json Budget(const api::MoEDeployment& deployment, const std::string& name, const
        {{"minAvailable", min_available}, {"selector", {{"matchLabels", std::move(selector)}}}}}};
 }
 
+// Of each pod of a group, which may be of an earlier revision than the spec's.
+int ProcessesOf(const api::MoEDeployment& deployment, const api::GroupStatus& group) {
+  for (const api::RevisionStatus& revision : deployment.status.revisions) {
+    if (revision.name == group.revision) return revision.gpus_per_pod;
+  }
+  return deployment.spec.worker.gpus_per_pod;
+}
+
 Child Hashed(const kube::ResourceType& type, Json object) {
   const std::string hash = ContentHash(object);
   object["metadata"]["annotations"][kAnnotationHash] = hash;
@@ -58,7 +66,8 @@ std::vector<Child> Children(const api::MoEDeployment& deployment, const Context&
   add(kube::kServiceAccounts, ServiceAccount(deployment, GatewayName(name), kGateway));
   add(kube::kNetworkPolicies, GatewayPolicy(deployment, context));
   for (const api::GroupStatus& group : deployment.status.groups) {
-    add(kube::kNetworkPolicies, GroupPolicy(deployment, context, group.index));
+    add(kube::kNetworkPolicies,
+        GroupPolicy(deployment, context, group.index, ProcessesOf(deployment, group)));
     const int num_slots = static_cast<int>(group.incarnations.size());
     if (num_slots < 2) continue;  // the only worker may go: there is nothing to keep
     Json selector = PodSelector(name, kWorker);

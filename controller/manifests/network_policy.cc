@@ -20,6 +20,15 @@ Json TcpPorts(std::initializer_list<int> ports) {
   return list;
 }
 
+// Of each process of a worker pod.
+Json ProcessPorts(int port, int num_processes) {
+  Json list = Json::array();
+  for (int process = 0; process < num_processes; ++process) {
+    list.push_back(Json{{"protocol", "TCP"}, {"port", port + process * kProcessPortStride}});
+  }
+  return list;
+}
+
 Json Pods(Json labels) { return Json{{"podSelector", {{"matchLabels", std::move(labels)}}}}; }
 
 Json AnyPod() { return Json{{"namespaceSelector", Json::object()}}; }
@@ -67,19 +76,22 @@ Json Policy(const api::MoEDeployment& deployment, const std::string& name,
 
 }  // namespace
 
-Json GroupPolicy(const api::MoEDeployment& deployment, const Context& context, int group) {
+Json GroupPolicy(const api::MoEDeployment& deployment, const Context& context, int group,
+                 int num_processes) {
   const Json group_pods = Json::array({Pods(GroupSelector(deployment, group))});
   Json exchange_in{{"from", group_pods}};
   Json exchange_out{{"to", group_pods}};
   if (deployment.spec.backend == api::Backend::kCpu) {
-    exchange_in["ports"] = TcpPorts({kExchangePort});
-    exchange_out["ports"] = TcpPorts({kExchangePort});
+    exchange_in["ports"] = ProcessPorts(kExchangePort, num_processes);
+    exchange_out["ports"] = ProcessPorts(kExchangePort, num_processes);
   }
-  Json ingress = Json::array(
-      {Json{{"from", Json::array({Pods(PodSelector(deployment.name, kGateway))})},
-            {"ports", TcpPorts({kEnginePort})}},
-       std::move(exchange_in),
-       Json{{"from", Json::array({AnyPod()})}, {"ports", TcpPorts({kWorkerMetricsPort})}}});
+  // Gateways speak to rank 0 alone, which is process 0 of its pod.
+  Json ingress =
+      Json::array({Json{{"from", Json::array({Pods(PodSelector(deployment.name, kGateway))})},
+                        {"ports", TcpPorts({kEnginePort})}},
+                   std::move(exchange_in),
+                   Json{{"from", Json::array({AnyPod()})},
+                        {"ports", ProcessPorts(kWorkerMetricsPort, num_processes)}}});
   Json egress = Json::array({DnsRule(), CoordinatorRule(context), std::move(exchange_out)});
   if (Fetches(deployment)) egress.push_back(FetchRule());
   return Policy(deployment, GroupName(deployment.name, group), kWorker,

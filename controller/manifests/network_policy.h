@@ -21,7 +21,9 @@
 
 namespace moe::manifests {
 
-kube::Json GroupPolicy(const api::MoEDeployment& deployment, const Context& context, int group);
+// For pods of `num_processes` workers each.
+kube::Json GroupPolicy(const api::MoEDeployment& deployment, const Context& context, int group,
+                       int num_processes);
 kube::Json GatewayPolicy(const api::MoEDeployment& deployment, const Context& context);
 kube::Json InspectPolicy(const api::MoEDeployment& deployment);
 

@@ -21,11 +21,11 @@ constexpr uint64_t kProcessBytes = uint64_t{48} << 20;
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr char kGpu[] = "nvidia.com/gpu";
 
-// The share of the weights that each rank of the group reads. The KV cache and the attention
-// weights are only some ranks', and which pod becomes one of them is decided after scheduling: who
-// needs a guarantee for these asks for it in the pod template.
+// What each pod's ranks read of the weights, and what its processes need besides. The KV cache and
+// the attention weights are only some ranks', and which pod becomes one of them is decided after
+// scheduling: who needs a guarantee for these asks for it in the pod template.
 std::string MemoryRequest(const api::MoEDeployment& deployment, int num_slots) {
-  uint64_t num_bytes = kProcessBytes;
+  uint64_t num_bytes = kProcessBytes * static_cast<uint64_t>(deployment.spec.worker.gpus_per_pod);
   if (deployment.status.model.has_value()) {
     num_bytes += deployment.status.model->weight_bytes / static_cast<uint64_t>(num_slots);
   }
@@ -75,33 +75,57 @@ Json WorkerLabels(const api::MoEDeployment& deployment, const WorkerPlace& place
   return labels;
 }
 
+std::string CpuRequest(bool cuda, int num_processes) {
+  return cuda ? absl::StrCat(num_processes) : absl::StrCat(10 * num_processes, "m");
+}
+
+// Each process listens on ports of its own. Their names are what a PodMonitor goes by.
+Json WorkerPorts(int num_processes) {
+  Json ports = Json::array();
+  for (int process = 0; process < num_processes; ++process) {
+    const std::string suffix = process == 0 ? "" : absl::StrCat("-", process);
+    for (const auto& [name, port] : {std::pair<const char*, int>("engine", kEnginePort),
+                                     std::pair<const char*, int>("exchange", kExchangePort),
+                                     std::pair<const char*, int>("metrics", kWorkerMetricsPort)}) {
+      ports.push_back(Json{{"name", absl::StrCat(name, suffix)},
+                           {"containerPort", port + process * kProcessPortStride}});
+    }
+  }
+  return ports;
+}
+
 Json WorkerContainer(const api::MoEDeployment& deployment, const Context& context,
                      const WorkerPlace& place) {
   const bool cuda = deployment.spec.backend == api::Backend::kCuda;
-  Json env =
-      Json::array({FieldEnv("POD_UID", "metadata.uid"), FieldEnv("POD_NAME", "metadata.name"),
-                   FieldEnv("POD_IP", "status.podIP"), FieldEnv("NODE_NAME", "spec.nodeName"),
-                   Json{{"name", "MOE_GROUP"}, {"value", absl::StrCat(place.group)}},
-                   Json{{"name", "MOE_SLOT"}, {"value", absl::StrCat(place.slot)}},
-                   Json{{"name", "MOE_GROUP_SIZE"}, {"value", absl::StrCat(place.num_slots)}},
-                   // Not among the arguments, which a template may replace.
-                   Json{{"name", "MOE_FINISH_EPOCH"}, {"value", "true"}}});
+  const int num_processes = deployment.spec.worker.gpus_per_pod;
+  Json env = Json::array(
+      {FieldEnv("POD_UID", "metadata.uid"), FieldEnv("POD_NAME", "metadata.name"),
+       FieldEnv("POD_IP", "status.podIP"), FieldEnv("NODE_NAME", "spec.nodeName"),
+       Json{{"name", "MOE_GROUP"}, {"value", absl::StrCat(place.group)}},
+       Json{{"name", "MOE_SLOT"}, {"value", absl::StrCat(place.slot)}},
+       Json{{"name", "MOE_GROUP_SIZE"}, {"value", absl::StrCat(place.num_slots * num_processes)}},
+       // Not among the arguments, which a template may replace.
+       Json{{"name", "MOE_FINISH_EPOCH"}, {"value", "true"}}});
   // Ranks of one node find each other's GPUs by it, whatever the host names of their containers.
   if (cuda) env.push_back(FieldEnv("NCCL_HOSTID", "spec.nodeName"));
-  Json requests{{"cpu", cuda ? "1" : "10m"},
+  if (deployment.spec.worker.nvlink_across_pods) {
+    // The other form of sharing GPU memory hands descriptors over abstract sockets, which end at
+    // the network namespace of a pod.
+    env.push_back(Json{{"name", "NCCL_CUMEM_ENABLE"}, {"value", "0"}});
+  }
+  Json requests{{"cpu", CpuRequest(cuda, num_processes)},
                 {"memory", MemoryRequest(deployment, place.num_slots)}};
   return Json{
       {"name", kWorker},
       {"image", context.worker_image},
       {"command", Json::array({"moe-worker"})},
       {"env", std::move(env)},
-      {"ports", Json::array({Json{{"name", "engine"}, {"containerPort", kEnginePort}},
-                             Json{{"name", "exchange"}, {"containerPort", kExchangePort}},
-                             Json{{"name", "metrics"}, {"containerPort", kWorkerMetricsPort}}})},
+      {"ports", WorkerPorts(num_processes)},
       {"resources", {{"requests", std::move(requests)}}},
       {"securityContext", ContainerSecurity()},
       // The process answers, whatever its group does: a rank that waits for others is as ready as
-      // it can be, and budgets count it.
+      // it can be, and budgets count it. Process 0 stands for all of a pod: another one that ends
+      // ends the pod, and one that hangs is the coordinator's to find.
       {"readinessProbe",
        {{"httpGet", {{"path", "/healthz"}, {"port", "metrics"}}}, {"periodSeconds", 5}}},
       // Shown in the status when it ends.
@@ -123,6 +147,14 @@ Json WorkerPod(const api::MoEDeployment& deployment, const Context& context,
                    "--exchange-address", absl::StrCat("$(POD_IP):", kExchangePort),
                    "--metrics-address", absl::StrCat("0.0.0.0:", kWorkerMetricsPort),
                    "--advertise-metrics", absl::StrCat("$(POD_IP):", kWorkerMetricsPort)});
+  const int num_processes = deployment.spec.worker.gpus_per_pod;
+  if (num_processes > 1) {
+    container["args"].push_back("--processes");
+    container["args"].push_back(absl::StrCat(num_processes));
+    if (deployment.spec.backend == api::Backend::kCuda) {
+      container["args"].push_back("--gpu-per-process");
+    }
+  }
   AddIdentity(&spec, &container);
   AddTmp(&spec, &container);
   // When the whole deployment is deleted, gateways finish their requests before workers go: a
@@ -131,6 +163,8 @@ Json WorkerPod(const api::MoEDeployment& deployment, const Context& context,
   spec["terminationGracePeriodSeconds"] = GatewayGraceSeconds(deployment.spec.gateway) + 10;
   // A process that ended is a pod that failed: the next incarnation takes its place.
   spec["restartPolicy"] = "Never";
+  // Brings the node's /dev/shm with it, by which NCCL sees that two pods can share memory.
+  if (deployment.spec.worker.nvlink_across_pods) spec["hostIPC"] = true;
   if (place.gated) spec["schedulingGates"] = Json::array({Json{{"name", kGangGate}}});
   spec["containers"] = Json::array({std::move(container)});
 
@@ -141,7 +175,9 @@ Json WorkerPod(const api::MoEDeployment& deployment, const Context& context,
                              {"prometheus.io/scrape", "true"},
                              {"prometheus.io/port", absl::StrCat(kWorkerMetricsPort)},
                              {"prometheus.io/path", "/metrics"}};
-  if (place.rank >= 0) metadata["annotations"][kAnnotationRank] = absl::StrCat(place.rank);
+  if (place.rank >= 0) {
+    metadata["annotations"][kAnnotationRank] = RanksText(place.rank, num_processes);
+  }
   Json pod{{"apiVersion", "v1"},
            {"kind", "Pod"},
            {"metadata", std::move(metadata)},
@@ -190,7 +226,7 @@ Json InspectPod(const api::MoEDeployment& deployment, const Context& context) {
   return pod;
 }
 
-int ThreadsOf(const Json& worker_pod) {
+int ThreadsOf(const Json& worker_pod, int num_processes) {
   const auto spec = worker_pod.find("spec");
   const Json* container = spec == worker_pod.end() ? nullptr : FindContainer(*spec, kWorker);
   if (container == nullptr) return 1;
@@ -200,9 +236,15 @@ int ThreadsOf(const Json& worker_pod) {
     const Json& amount = (*container)[pointer];
     const absl::StatusOr<int64_t> milli =
         api::ParseMilliQuantity(amount.is_string() ? amount.get<std::string>() : amount.dump());
-    if (milli.ok()) return static_cast<int>(std::clamp<int64_t>(*milli / 1000, 1, 1024));
+    if (milli.ok()) {
+      return static_cast<int>(std::clamp<int64_t>(*milli / 1000 / num_processes, 1, 1024));
+    }
   }
   return 1;
+}
+
+std::string RanksText(int first, int num_ranks) {
+  return num_ranks == 1 ? absl::StrCat(first) : absl::StrCat(first, "-", first + num_ranks - 1);
 }
 
 }  // namespace moe::manifests

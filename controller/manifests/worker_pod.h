@@ -17,10 +17,10 @@ struct WorkerPlace {
   int group = 0;
   int slot = 0;
   int incarnation = 0;
-  int num_slots = 1;  // of the group
+  int num_slots = 1;  // pods of the group
   std::string revision = {};
   bool gated = false;  // not to be scheduled until its gang is complete
-  int rank = -1;       // -1: decided when the gang is scheduled
+  int rank = -1;       // its first; -1: decided when the gang is scheduled
 };
 
 // REQUIRES: a spec that was accepted.
@@ -31,8 +31,12 @@ kube::Json WorkerPod(const api::MoEDeployment& deployment, const Context& contex
 // message.
 kube::Json InspectPod(const api::MoEDeployment& deployment, const Context& context);
 
-// Threads that a worker may use, by its container's CPU limit or request; at least 1.
-int ThreadsOf(const kube::Json& worker_pod);
+// Threads that each of `num_processes` workers of a pod may use, by its container's CPU limit or
+// request; at least 1.
+int ThreadsOf(const kube::Json& worker_pod, int num_processes);
+
+// What the pod's annotation tells people: "8", or "8-15" for a pod of several.
+std::string RanksText(int first, int num_ranks);
 
 }  // namespace moe::manifests
 

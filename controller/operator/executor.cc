@@ -27,6 +27,10 @@ using kube::Json;
 // the API server forgets the pod before its node has ended it.
 constexpr absl::Duration kWorkerGrace = absl::Seconds(1);
 
+// Pods that one plan creates. What is complete is looked at again after so many; a larger gang
+// takes several plans.
+constexpr size_t kMaxCreates = 128;
+
 // Runs all calls, several at a time, and starts no further one after the first that fails.
 // Returns that one's status.
 absl::Status RunAll(const std::vector<std::function<absl::Status()>>& calls, int parallel) {
@@ -60,7 +64,7 @@ const api::GroupStatus* FindGroup(const api::MoEDeploymentStatus& status, int in
   return nullptr;
 }
 
-// -1: not decided yet.
+// The first one of the slot; -1: not decided yet.
 int RankOf(const std::vector<int>& slot_of_rank, int slot) {
   const auto found = std::find(slot_of_rank.begin(), slot_of_rank.end(), slot);
   return found == slot_of_rank.end() ? -1 : static_cast<int>(found - slot_of_rank.begin());
@@ -99,7 +103,11 @@ class Executor::Run {
              plan.actions[end].index() == plan.actions[i].index()) {
         ++end;
       }
-      if (IsPodAction(plan.actions[i])) {
+      if (std::holds_alternative<reconcile::CreatePod>(plan.actions[i]) && end - i > kMaxCreates) {
+        // The rest is decided anew.
+        outcome_.status = DoAll(&plan.actions[i], kMaxCreates);
+        end = plan.actions.size();
+      } else if (IsPodAction(plan.actions[i])) {
         outcome_.status = DoAll(&plan.actions[i], end - i);
       } else {
         outcome_.status = DoIfLeading(plan.actions[i]);
@@ -111,6 +119,32 @@ class Executor::Run {
     outcome_.created = std::move(created_);
     outcome_.deleted = std::move(deleted_);
     return std::move(outcome_);
+  }
+
+  absl::Status NoteRanks() {
+    std::vector<std::function<absl::Status()>> calls;
+    for (const reconcile::ObservedPod& pod : in_.observed->pods) {
+      const api::GroupStatus* group = FindGroup(deployment_.status, pod.group);
+      if (group == nullptr || !group->active || pod.terminating) continue;
+      const int rank = RankOf(group->slot_of_rank, pod.slot);
+      const std::shared_ptr<const Json> cached = in_.find_pod(pod.name);
+      const std::string text = manifests::RanksText(rank, ProcessesOf(*group));
+      if (rank < 0 || cached == nullptr || kube::MetadataString(*cached, "uid") != pod.uid ||
+          manifests::AnnotationOf(*cached, manifests::kAnnotationRank) == text) {
+        continue;
+      }
+      calls.push_back([this, &pod, text] {
+        if (!executor_.callbacks_.leads()) return absl::OkStatus();
+        absl::StatusOr<Json> patched = api()->MergePatch(
+            kube::kPods, {deployment_.ns, pod.name},
+            Json{{"metadata",
+                  {{"uid", pod.uid}, {"annotations", {{manifests::kAnnotationRank, text}}}}}});
+        if (!patched.ok()) return Ignore(patched.status());
+        executor_.callbacks_.written(kube::kPods, *std::move(patched));
+        return absl::OkStatus();
+      });
+    }
+    return RunAll(calls, executor_.parallel_);
   }
 
  private:
@@ -208,48 +242,29 @@ class Executor::Run {
   }
 
   absl::Status Do(const reconcile::StartGroup& action) {
-    const absl::Status status =
-        executor_.groups_->Start(deployment_, in_.observed->term, action, in_.observed->pods,
-                                 static_cast<uint32_t>(ThreadsOf(action)));
-    return status.ok() ? NoteRanks(action) : status;
+    return executor_.groups_->Start(deployment_, in_.observed->term, action, in_.observed->pods,
+                                    static_cast<uint32_t>(ThreadsOf(action)));
   }
 
   // Threads of the workers of a group: every pod of it has the same container. The template may
   // have changed since they were created, and a worker keeps to what it was assigned.
   int ThreadsOf(const reconcile::StartGroup& action) const {
+    const int num_processes = ProcessesOf(action);
     for (const reconcile::ObservedPod& pod : in_.observed->pods) {
       if (pod.group != action.index || pod.revision != action.revision) continue;
       if (const std::shared_ptr<const Json> cached = in_.find_pod(pod.name)) {
-        return manifests::ThreadsOf(*cached);
+        return manifests::ThreadsOf(*cached, num_processes);
       }
     }
     return manifests::ThreadsOf(
-        manifests::WorkerPod(deployment_, in_.context, manifests::WorkerPlace{}));
+        manifests::WorkerPod(deployment_, in_.context, manifests::WorkerPlace{}), num_processes);
   }
 
-  // Writes the ranks that were just decided where people look for them.
-  absl::Status NoteRanks(const reconcile::StartGroup& action) {
-    std::vector<std::function<absl::Status()>> calls;
-    for (const reconcile::ObservedPod& pod : in_.observed->pods) {
-      const int rank = RankOf(action.slot_of_rank, pod.slot);
-      if (pod.group != action.index || pod.terminating || rank < 0) continue;
-      const std::shared_ptr<const Json> cached = in_.find_pod(pod.name);
-      const std::string text = absl::StrCat(rank);
-      if (cached == nullptr || kube::MetadataString(*cached, "uid") != pod.uid ||
-          manifests::AnnotationOf(*cached, manifests::kAnnotationRank) == text) {
-        continue;
-      }
-      calls.push_back([this, &pod, text] {
-        absl::StatusOr<Json> patched = api()->MergePatch(
-            kube::kPods, {deployment_.ns, pod.name},
-            Json{{"metadata",
-                  {{"uid", pod.uid}, {"annotations", {{manifests::kAnnotationRank, text}}}}}});
-        if (!patched.ok()) return Ignore(patched.status());
-        executor_.callbacks_.written(kube::kPods, *std::move(patched));
-        return absl::OkStatus();
-      });
-    }
-    return RunAll(calls, executor_.parallel_);
+  // Of each pod of a group, or of the action that starts it.
+  template <typename Group>
+  static int ProcessesOf(const Group& group) {
+    const size_t num_pods = std::max<size_t>(group.incarnations.size(), 1);
+    return static_cast<int>(std::max<size_t>(group.slot_of_rank.size() / num_pods, 1));
   }
 
   absl::Status Do(const reconcile::DrainGroup& action) {
@@ -324,6 +339,10 @@ Executor::Executor(kube::Api* api, GroupControl* groups, Callbacks callbacks, in
 
 Outcome Executor::Carry(const reconcile::Plan& plan, const Execution& execution) const {
   return Run(*this, execution).Carry(plan);
+}
+
+absl::Status Executor::NoteRanks(const Execution& execution) const {
+  return Run(*this, execution).NoteRanks();
 }
 
 }  // namespace moe::controller

@@ -3,8 +3,9 @@
 // applied (an Ingress that admission refuses) stop nothing: workers are repaired all the same.
 //
 // Pods of one kind of action that stand side by side are created, freed and deleted several at a
-// time. Every action may be repeated: names are given, deletes carry the uid, and a pod that is
-// there already was created by an earlier try whose answer was lost.
+// time. Of a thousand pods to create, a plan creates the first: gangs that are complete by then are
+// scheduled beside the rest. Every action may be repeated: names are given, deletes carry the uid,
+// and a pod that is there already was created by an earlier try whose answer was lost.
 //
 // Thread-safe, but for one deployment, which is carried out by one thread at a time.
 // Tested by tests/controller/operator/executor_test.cc.
@@ -78,6 +79,10 @@ class Executor {
   Executor(kube::Api* api, GroupControl* groups, Callbacks callbacks, int parallel = 16);
 
   Outcome Carry(const reconcile::Plan& plan, const Execution& execution) const;
+
+  // Writes the ranks of groups that serve on their pods, where people look for them. For a round
+  // that has nothing else to do: nothing waits for it, and it is a request for each pod.
+  absl::Status NoteRanks(const Execution& execution) const;
 
  private:
   class Run;

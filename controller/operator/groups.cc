@@ -144,6 +144,7 @@ absl::Status Groups::Start(const api::MoEDeployment& deployment, uint64_t term,
     absl::MutexLock lock(&group->mu);
     RaiseUsed(pods, action.index, &group->used_incarnations);
   }
+  group->pods.RaiseIncarnations(action.incarnations);
   group->pods.Observe(PodsOfGroup(pods, action.index));
   {
     absl::MutexLock lock(&mu_);
@@ -241,8 +242,13 @@ bool Groups::Has(const ObjectKey& deployment, int index) const {
   return found != groups_.end() && found->second.contains(index);
 }
 
-void Groups::ObservePods(const ObjectKey& deployment, const std::vector<ObservedPod>& pods) {
+void Groups::ObservePods(const ObjectKey& deployment, const std::vector<ObservedPod>& pods,
+                         const std::vector<api::GroupStatus>& claimed) {
   for (const GroupPtr& group : Of(deployment)) {
+    const auto claims = std::find_if(
+        claimed.begin(), claimed.end(),
+        [&group](const api::GroupStatus& status) { return status.index == group->index; });
+    if (claims != claimed.end()) group->pods.RaiseIncarnations(claims->incarnations);
     {
       absl::MutexLock lock(&group->mu);
       RaiseUsed(pods, group->index, &group->used_incarnations);

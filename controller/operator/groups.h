@@ -61,9 +61,11 @@ class Groups : public GroupControl {
   void Remove(const kube::ObjectKey& deployment);
   void Clear();
 
-  // What became of their pods.
+  // What became of their pods. A pod below its slot's claim in `claimed` is no member, even if none
+  // above it exists yet: a leader that is gone may have made it late.
   void ObservePods(const kube::ObjectKey& deployment,
-                   const std::vector<reconcile::ObservedPod>& pods);
+                   const std::vector<reconcile::ObservedPod>& pods,
+                   const std::vector<api::GroupStatus>& claimed);
 
   bool Has(const kube::ObjectKey& deployment, int index) const;
   std::vector<reconcile::ObservedGroup> Observe(const kube::ObjectKey& deployment) const;

@@ -292,6 +292,12 @@ ObservedGateway ObserveGateway(const Json* deployment, const std::vector<JsonPtr
   observed.replicas = static_cast<int>(IntAt(*deployment, {"spec", "replicas"}).value_or(1));
   observed.ready_replicas =
       static_cast<int>(IntAt(*deployment, {"status", "readyReplicas"}).value_or(0));
+  observed.rolled =
+      IntAt(*deployment, {"status", "observedGeneration"}).value_or(0) >=
+          IntAt(*deployment, {"metadata", "generation"}).value_or(0) &&
+      IntAt(*deployment, {"status", "updatedReplicas"}).value_or(0) == observed.replicas &&
+      IntAt(*deployment, {"status", "replicas"}).value_or(0) == observed.replicas &&
+      observed.ready_replicas == observed.replicas;
   // Quota or admission: no pod exists that could say so.
   if (const Json* failure = ConditionOf(*deployment, "ReplicaFailure");
       failure != nullptr && TextAt(*failure, {"status"}) == "True") {
@@ -312,6 +318,7 @@ ObservedGroup ObserveGroup(int index, const coordinator::v1::GroupState& state) 
   observed.draining = state.draining();
   observed.num_running = state.num_running();
   observed.num_waiting = state.num_waiting();
+  observed.model_digest = state.model_digest();
   for (const coordinator::v1::GroupState::Worker& worker : state.workers()) {
     observed.rank_loaded.push_back(worker.loaded_bytes() > 0);
   }

@@ -14,7 +14,6 @@
 #include "controller/kube/events.h"
 #include "controller/kube/resource_types.h"
 #include "controller/kube/work_queue.h"
-#include "controller/operator/admin_server.h"
 #include "controller/operator/ca_store.h"
 #include "controller/operator/caches.h"
 #include "controller/operator/leader_identity.h"
@@ -24,6 +23,7 @@
 #include "identity/credentials.h"
 #include "identity/issued_identity.h"
 #include "spdlog/spdlog.h"
+#include "telemetry/status_server.h"
 
 namespace moe::controller {
 namespace {
@@ -63,11 +63,12 @@ class Operator::Impl {
         [this](const kube::ObjectKey& deployment) { queue_.AddAfter(deployment, kGather); });
     metrics_.SetSources({.queue_depth = [this] { return queue_.depth(); },
                          .num_watch_restarts = [this] { return caches_->num_watch_restarts(); }});
-    auto admin = AdminServer::Start(
-        options_.listen_host, options_.metrics_port, [this] { return NotReadyReason(); },
-        &metrics_);
-    if (!admin.ok()) return admin.status();
-    admin_ = *std::move(admin);
+    auto status_server = telemetry::StatusServer::Start(
+        {.address = absl::StrCat(options_.listen_host, ":", options_.metrics_port),
+         .metrics = &metrics_,
+         .not_ready_reason = [this] { return NotReadyReason(); }});
+    if (!status_server.ok()) return status_server.status();
+    status_server_ = *std::move(status_server);
     caches_->Start();
     thread_ = std::thread([this] { Run(); });
     return absl::OkStatus();
@@ -85,7 +86,7 @@ class Operator::Impl {
     if (thread_.joinable()) thread_.join();
     // In this order: nobody acts any more, the Lease is free, nothing is waited for.
     if (elector_ != nullptr) elector_->Stop();
-    admin_.reset();
+    status_server_.reset();
     reconciler_.reset();
     events_.reset();
     if (client_ != nullptr) client_->Shutdown();
@@ -112,7 +113,7 @@ class Operator::Impl {
     return begun_ ? server_->address() : "";
   }
 
-  int metrics_port() const { return admin_->port(); }
+  int metrics_port() const { return status_server_->port(); }
 
  private:
   // ---- The operator's own thread ----
@@ -284,7 +285,7 @@ class Operator::Impl {
   std::unique_ptr<kube::Client> client_;
   std::unique_ptr<CountingApi> api_;
   std::unique_ptr<Caches> caches_;
-  std::unique_ptr<AdminServer> admin_;
+  std::unique_ptr<telemetry::StatusServer> status_server_;
   // Made by the operator's own thread, used by others once `begun_`.
   std::shared_ptr<const identity::CertificateAuthority> authority_;
   std::unique_ptr<identity::IssuedIdentity> certificate_;

@@ -14,6 +14,7 @@
 #include "controller/manifests/children.h"
 #include "controller/manifests/names.h"
 #include "controller/operator/observe.h"
+#include "controller/operator/status_pace.h"
 #include "spdlog/spdlog.h"
 
 namespace moe::controller {
@@ -185,6 +186,15 @@ Reconciler::StatePtr Reconciler::StateOf(const ObjectKey& key, const std::string
   return state;
 }
 
+void Reconciler::DismissOthers(const ObjectKey& key, const std::string& uid) const {
+  std::set<std::string> others;
+  for (const Caches::Object& pod : parts_.caches->Owned(kube::kPods, key)) {
+    if (!IsComponent(*pod, manifests::kWorker) || HasEnded(*pod) || !IsTerminating(*pod)) continue;
+    if (!OwnedBy(*pod, uid)) others.insert(kube::MetadataString(*pod, "uid"));
+  }
+  parts_.server->SetDismissed(Name(key), std::move(others));
+}
+
 absl::StatusOr<absl::Duration> Reconciler::Reconcile(const ObjectKey& key) {
   Round round;
   round.key = key;
@@ -197,9 +207,12 @@ absl::StatusOr<absl::Duration> Reconciler::Reconcile(const ObjectKey& key) {
     return kUnreadableRetry;
   }
   const StatePtr state = StateOf(key, parsed->deployment.uid);
+  DismissOthers(key, parsed->deployment.uid);
   Observe(*parsed, state.get(), &round);
   if (round.going) return absl::AbortedError("it is gone, and the cache does not know yet");
-  const reconcile::Plan plan = Decide(&round);
+  reconcile::Plan plan = Decide(&round);
+  const absl::Duration held_back = HoldBackProgress(
+      round.observed.deployment.status, state->status_written_at, round.observed.now, &plan);
   Outcome outcome = executor_.Carry(plan, round.execution);
   absl::Status status = outcome.status;
   const bool acted = outcome.acted;
@@ -210,7 +223,9 @@ absl::StatusOr<absl::Duration> Reconciler::Reconcile(const ObjectKey& key) {
   // Tried again with backoff; what else was done is seen when it changes something.
   if (!children_status.ok()) return children_status;
   // What follows from what was just done.
-  return acted ? absl::ZeroDuration() : plan.requeue_after;
+  if (acted) return absl::ZeroDuration();
+  if (absl::Status noted = executor_.NoteRanks(round.execution); !noted.ok()) return noted;
+  return std::min(plan.requeue_after, held_back);
 }
 
 std::vector<Caches::Object> Reconciler::PodsOf(const Round& round, State* state) const {
@@ -313,7 +328,9 @@ void Reconciler::Observe(const api::ParsedDeployment& parsed, State* state, Roun
     return;
   }
   // A deployment that is being deleted has its pods serve until its gateways have drained.
-  if (!observed.deployment.deleting) groups_.ObservePods(round->key, observed.pods);
+  if (!observed.deployment.deleting) {
+    groups_.ObservePods(round->key, observed.pods, observed.deployment.status.groups);
+  }
   observed.groups = groups_.Observe(round->key);
   observed.expert_load = groups_.ExpertLoad(round->key, observed.now);
   observed.inspection = ObserveInspection(inspection.get());
@@ -388,6 +405,7 @@ reconcile::Plan Reconciler::Decide(Round* round) {
 
 void Reconciler::Remember(const Round& round, Outcome outcome, State* state) {
   if (outcome.term.has_value()) state->term = *outcome.term;
+  if (outcome.status_written.has_value()) state->status_written_at = absl::Now();
   if (outcome.children_status.has_value()) state->children_status = *outcome.children_status;
   if (outcome.create_status.has_value()) {
     state->last_create_error = std::string(outcome.create_status->message());
@@ -436,6 +454,7 @@ absl::Duration Reconciler::Release(const ObjectKey& key) {
   // it waits for a grace period, a shorter one does not reach it.
   if (!orphaned) groups_.StopAll(key);
   groups_.Remove(key);
+  DismissOthers(key, /*uid=*/"");
   parts_.metrics->Forget(key);
   if (gangs_.Observe(key, std::nullopt)) QueueAll();
   bool first = false;

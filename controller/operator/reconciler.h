@@ -87,6 +87,7 @@ class Reconciler {
     std::set<std::string> deleted;  // uids of pods, until they are gone
     std::set<std::string> ended;    // uids of pods whose end was counted
     std::set<std::string> leaving;  // uids of workers that others delete one by one
+    absl::Time status_written_at = absl::InfinitePast();
   };
   using StatePtr = std::shared_ptr<State>;
 
@@ -104,6 +105,9 @@ class Reconciler {
   absl::StatusOr<absl::Duration> Reconcile(const kube::ObjectKey& key);
   absl::Duration Release(const kube::ObjectKey& key);
   StatePtr StateOf(const kube::ObjectKey& key, const std::string& uid);
+  // Workers that are being deleted and belong to no deployment with this uid end when they next ask
+  // for their group, whoever led it. One that is only not known yet is not among them.
+  void DismissOthers(const kube::ObjectKey& key, const std::string& uid) const;
 
   void Observe(const api::ParsedDeployment& parsed, State* state, Round* round);
   // Whether the deployment is gone, or being deleted, and the cache does not know yet: its pods

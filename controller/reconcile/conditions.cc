@@ -54,7 +54,9 @@ class Conditions {
     Set("Available", Available());
     Set("Degraded", Degraded());
     Set("Progressing", Progressing(ready));
+    Set("UpdateInProgress", UpdateInProgress());
     Set("Ready", ready);
+    DescribeExperiment();
   }
 
  private:
@@ -68,6 +70,22 @@ class Conditions {
     condition.message = says.message;
     condition.observed_generation = in_.deployment.generation;
     api::SetCondition(&status_.conditions, std::move(condition), in_.now);
+  }
+
+  // There only where something experimental is or was asked for.
+  void DescribeExperiment() {
+    if (!in_.spec_status.ok()) {
+      return;
+    }
+    if (spec().worker.nvlink_across_pods) {
+      Set("Experimental",
+          {kTrue, "NvlinkAcrossPods",
+           "spec.worker.nvlinkAcrossPods puts the workers into the IPC namespace of their nodes, "
+           "which the Pod Security level baseline does not admit, and is experimental: "
+           "gpusPerPod is the way to use NVLink"});
+    } else if (api::FindCondition(status_.conditions, "Experimental") != nullptr) {
+      Set("Experimental", {kFalse, "NotUsed", "nothing experimental is asked for"});
+    }
   }
 
   static std::string Name(const api::GroupStatus& group) {
@@ -130,15 +148,19 @@ class Conditions {
                        " was given up, all of its pods are made again at ",
                        absl::FormatTime("%H:%M:%S UTC", group.gang_retry_at, absl::UTCTimeZone()),
                        ". If there is no room for ", group.incarnations.size(),
-                       " workers, add nodes, or lower parallelism.expert or replicas",
+                       " pods, add nodes, or lower parallelism.expert or replicas",
                        status_.groups.size() > 1
                            ? ", or let a rollout free some first with updateStrategy.maxUnavailable"
                            : "")};
     }
-    if (group.gang_since != absl::InfinitePast()) {
-      return {kFalse, "Scheduling", message};
-    }
     const GroupPods pods = PodsOf(in_, group);
+    if (group.gang_since != absl::InfinitePast()) {
+      const bool no_room =
+          std::any_of(pods.of_slot.begin(), pods.of_slot.end(), [](const ObservedPod* pod) {
+            return pod != nullptr && pod->node.empty() && !pod->unschedulable.empty();
+          });
+      return {kFalse, no_room ? "Unschedulable" : "Scheduling", message};
+    }
     const bool complete = std::none_of(pods.of_slot.begin(), pods.of_slot.end(),
                                        [](const ObservedPod* pod) { return pod == nullptr; });
     if (complete) {
@@ -174,7 +196,7 @@ class Conditions {
     if (running != nullptr && group.phase == kLoading) {
       const auto num_loaded =
           std::count(running->rank_loaded.begin(), running->rank_loaded.end(), true);
-      absl::StrAppend(&detail, ": ", num_loaded, " of ", group.incarnations.size(),
+      absl::StrAppend(&detail, ": ", num_loaded, " of ", group.slot_of_rank.size(),
                       " workers have loaded their weights");
     }
     for (const ObservedPod* pod : PodsOf(in_, group).of_slot) {
@@ -282,6 +304,19 @@ class Conditions {
             absl::StrCat(status_.updated_replicas, " of ", spec().replicas,
                          " groups are of the present revision, and there are ",
                          status_.groups.size(), " groups in all")};
+  }
+
+  // True as long as there is a group of an earlier revision, one that drains too.
+  Says UpdateInProgress() const {
+    const auto num_earlier = std::count_if(
+        status_.groups.begin(), status_.groups.end(),
+        [&](const api::GroupStatus& group) { return group.revision != status_.revision; });
+    if (num_earlier == 0) {
+      return {kFalse, "UpToDate", "no group is of an earlier revision"};
+    }
+    return {kTrue, "RollingOut",
+            absl::StrCat(num_earlier, " of ", status_.groups.size(),
+                         " groups are of an earlier revision than ", status_.revision)};
   }
 
   Says Ready(const Says& failed, const Says& gang, const Says& communicator) const {

@@ -32,15 +32,32 @@ Plan ClaimTerm(const Observed& observed) {
 }
 
 // False for a status that somebody has changed by hand.
-bool HasEveryRank(const api::GroupStatus& group) {
-  std::vector<int> slots = group.slot_of_rank;
-  std::sort(slots.begin(), slots.end());
-  for (size_t i = 0; i < slots.size(); ++i) {
-    if (slots[i] != static_cast<int>(i)) {
+bool HasEveryRank(const api::MoEDeploymentStatus& status, const api::GroupStatus& group) {
+  const std::vector<int>& slot_of_rank = group.slot_of_rank;
+  const size_t num_slots = group.incarnations.size();
+  if (slot_of_rank.empty() || num_slots == 0 || slot_of_rank.size() % num_slots != 0) {
+    return slot_of_rank.empty();
+  }
+  const api::RevisionStatus* revision = FindRevision(status, group.revision);
+  if (revision != nullptr && slot_of_rank.size() != static_cast<size_t>(revision->num_slots)) {
+    return false;
+  }
+  const size_t ranks_per_pod = slot_of_rank.size() / num_slots;
+  std::vector<bool> seen(num_slots, false);
+  for (size_t rank = 0; rank < slot_of_rank.size(); ++rank) {
+    const int slot = slot_of_rank[rank];
+    if (rank % ranks_per_pod != 0) {
+      if (slot != slot_of_rank[rank - 1]) {
+        return false;
+      }
+    } else if (slot < 0 || static_cast<size_t>(slot) >= num_slots ||
+               seen[static_cast<size_t>(slot)]) {
       return false;
+    } else {
+      seen[static_cast<size_t>(slot)] = true;
     }
   }
-  return slots.empty() || slots.size() == group.incarnations.size();
+  return true;
 }
 
 // Goes on with a group as far as what was observed of its claims allows. `claimed` is of the status
@@ -57,7 +74,7 @@ void RunGroup(Decision* decision, const api::GroupStatus& claimed, api::GroupSta
   if (group->phase != claimed.phase) {
     return;
   }
-  if (!HasEveryRank(claimed)) {
+  if (!HasEveryRank(decision->old, claimed)) {
     RestartGang(group);
     return;
   }

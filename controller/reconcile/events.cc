@@ -22,7 +22,7 @@ class Turns {
       const api::GroupStatus* before = FindGroup(old_, group.index);
       if (before == nullptr) {
         Say("GroupAdded", absl::StrCat(Name(group), " of revision ", group.revision, " with ",
-                                       group.incarnations.size(), " workers"));
+                                       group.incarnations.size(), " pods"));
       } else {
         Group(*before, group);
       }
@@ -37,8 +37,10 @@ class Turns {
                                           " with the worker image ", new_.worker_image));
     }
     ForCondition("Failed", "True", /*warning=*/true);
+    ForCondition("Experimental", "True", /*warning=*/true);
     ForCondition("ModelReady", "False", /*warning=*/true);
     ForCondition("ModelReady", "True", /*warning=*/false);
+    GangHeldUp();
     ForCondition("Progressing", "False", /*warning=*/true);
     ForCondition("Ready", "True", /*warning=*/false);
     return std::move(events_);
@@ -97,6 +99,17 @@ class Turns {
       Say("GroupDraining", absl::StrCat(Name(group), ": ", group.reason));
     } else if (before.phase == kFailed) {
       Say("GroupRestarted", absl::StrCat(Name(group), " begins again"));
+    }
+  }
+
+  // What someone may have to do something about. Other reasons why a gang has no nodes pass.
+  void GangHeldUp() {
+    const api::Condition* before = api::FindCondition(old_.conditions, "GangScheduled");
+    const api::Condition* after = api::FindCondition(new_.conditions, "GangScheduled");
+    const bool held_up = after != nullptr && after->status == "False" &&
+                         (after->reason == "CreateFailed" || after->reason == "Unschedulable");
+    if (held_up && (before == nullptr || before->reason != after->reason)) {
+      Warn(after->reason, after->message);
     }
   }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <tuple>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace moe::reconcile {
@@ -57,6 +58,12 @@ void CreateMembers(Decision* decision, api::GroupStatus* group, const GroupPods&
 void TakeTurn(Decision* decision, api::GroupStatus* group) {
   const std::string name = decision->GroupName(group->index);
   std::string holder = decision->in.gang_in_flight;
+  // Of this deployment's own the status knows more: one may just have ended, and the next begins in
+  // the same write.
+  if (absl::StartsWith(holder, absl::StrCat(decision->in.deployment.ns, "/",
+                                            decision->in.deployment.name, "/"))) {
+    holder.clear();
+  }
   for (const api::GroupStatus& other : decision->status.groups) {
     if (other.index != group->index && InFlight(other)) {
       holder = decision->GroupName(other.index);
@@ -84,7 +91,14 @@ void Schedule(Decision* decision, api::GroupStatus* group, const GroupPods& pods
     }
   }
   if (waiting == nullptr) {
-    group->slot_of_rank = OrderRanks(pods.of_slot);
+    const api::RevisionStatus* revision = FindRevision(decision->status, group->revision);
+    if (revision == nullptr) {
+      // The status was changed by hand. The present layout comes back by itself, and groups of
+      // another revision are drained.
+      group->reason = absl::StrCat("the status does not know revision ", group->revision);
+      return;
+    }
+    group->slot_of_rank = OrderRanks(pods.of_slot, revision->gpus_per_pod);
     group->phase = kStarting;
     group->reason = "all pods have a node";
     return;
@@ -166,14 +180,19 @@ void RestartGang(api::GroupStatus* group) {
   group->reason = "its pods are made again";
 }
 
-std::vector<int> OrderRanks(const std::vector<const ObservedPod*>& of_slot) {
+std::vector<int> OrderRanks(const std::vector<const ObservedPod*>& of_slot, int ranks_per_pod) {
   std::vector<int> slots(of_slot.size());
   std::iota(slots.begin(), slots.end(), 0);
   std::sort(slots.begin(), slots.end(), [&](int a, int b) {
     return std::tie(of_slot[static_cast<size_t>(a)]->node, a) <
            std::tie(of_slot[static_cast<size_t>(b)]->node, b);
   });
-  return slots;
+  std::vector<int> slot_of_rank;
+  slot_of_rank.reserve(slots.size() * static_cast<size_t>(ranks_per_pod));
+  for (const int slot : slots) {
+    slot_of_rank.insert(slot_of_rank.end(), static_cast<size_t>(ranks_per_pod), slot);
+  }
+  return slot_of_rank;
 }
 
 std::optional<int> GangInFlight(const api::MoEDeployment& deployment) {

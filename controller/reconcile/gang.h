@@ -34,9 +34,9 @@ void GiveUpGang(Decision* decision, api::GroupStatus* group, absl::string_view r
 // All pods become superseded, and a new gang may begin at once.
 void RestartGang(api::GroupStatus* group);
 
-// The slots in the order of ranks: those of one node side by side. REQUIRES: all of them have a
-// node.
-std::vector<int> OrderRanks(const std::vector<const ObservedPod*>& of_slot);
+// The slot of each rank: pods of one node are side by side, and each has `ranks_per_pod` ranks in a
+// row. REQUIRES: all of them have a node.
+std::vector<int> OrderRanks(const std::vector<const ObservedPod*>& of_slot, int ranks_per_pod);
 
 }  // namespace moe::reconcile
 

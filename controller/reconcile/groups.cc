@@ -60,11 +60,38 @@ void AddGroup(Decision* decision) {
       incarnation = std::max(incarnation, pod.incarnation + 1);
     }
   }
-  group.incarnations.assign(static_cast<size_t>(revision->num_slots), incarnation);
+  group.incarnations.assign(static_cast<size_t>(revision->num_slots / revision->gpus_per_pod),
+                            incarnation);
   const auto place =
       std::find_if(status.groups.begin(), status.groups.end(),
                    [&](const api::GroupStatus& other) { return other.index > group.index; });
   status.groups.insert(place, std::move(group));
+}
+
+// A gateway uses groups of its own model only. While earlier gateways may still take requests, the
+// last group that can answer those is kept, if its model is not that of another group that serves.
+bool GatewaysNeed(const Observed& in, const std::vector<api::GroupStatus>& groups,
+                  const Candidate& candidate) {
+  const auto digest_of = [&in](int index) {
+    const ObservedGroup* running = FindRunning(in, index);
+    return running == nullptr ? std::string() : running->model_digest;
+  };
+  const std::string digest = digest_of(candidate.group->index);
+  if (!candidate.service.active || digest.empty() || (in.children_current && in.gateway.rolled)) {
+    return false;
+  }
+  bool other_serves = false;
+  for (const api::GroupStatus& group : groups) {
+    if (group.index == candidate.group->index || !ServiceOf(in, group).active) {
+      continue;
+    }
+    const std::string other = digest_of(group.index);
+    if (other == digest) {
+      return false;
+    }
+    other_serves = other_serves || !other.empty();
+  }
+  return other_serves;
 }
 
 void DrainEarlierRevisions(Decision* decision) {
@@ -84,7 +111,8 @@ void DrainEarlierRevisions(Decision* decision) {
   std::sort(earlier.begin(), earlier.end());
   for (const Candidate& candidate : earlier) {
     const int left = num_active - (candidate.service.active ? 1 : 0);
-    if (left >= promise.min_active) {
+    if (left >= promise.min_active &&
+        !GatewaysNeed(decision->in, decision->status.groups, candidate)) {
       num_active = left;
       Drain(decision, candidate.group, "the spec asks for another revision");
     }

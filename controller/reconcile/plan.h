@@ -62,7 +62,7 @@ struct ObservedGroup {
   std::string reason;
   uint64_t epoch = 0;             // that runs; 0: none
   std::vector<int> wanted_slots;  // of pods, not ranks: the coordinator asks for a new one
-  // [num_slots], by slot of pods: a pod that is wanted must be newer than this. Those of StartGroup
+  // By slot of pods: a pod that is wanted must be newer than this. Those of StartGroup
   // at first, raised by every pod that was created or seen since; so a pod that came and went is
   // told from one that was claimed and not created yet. Never ahead of Observed.pods: a pod that
   // counts here is listed there for as long as it exists.
@@ -71,7 +71,8 @@ struct ObservedGroup {
   bool draining = false;
   uint32_t num_running = 0;  // sequences
   uint32_t num_waiting = 0;
-  std::vector<bool> rank_loaded;  // [num_slots], by rank
+  std::vector<bool> rank_loaded;  // by rank
+  std::string model_digest;       // that its workers have loaded; empty: not known
   uint64_t generated_tokens = 0;
 };
 
@@ -91,6 +92,7 @@ struct ObservedGateway {
   bool exists = false;
   int replicas = 0;
   int ready_replicas = 0;
+  bool rolled = false;  // all are ready, of the present template, and no earlier one is left
   std::string problem;  // the Deployment's, for example ImagePullBackOff
 };
 
@@ -149,10 +151,10 @@ struct DeletePod {
 // ran.
 struct StartGroup {
   int index = 0;
-  std::vector<int> slot_of_rank;
+  std::vector<int> slot_of_rank;  // a pod that has several ranks has them in a row
   uint64_t last_epoch = 0;
   std::string revision;           // one of status.revisions, which has the layout
-  std::vector<int> incarnations;  // [num_slots], claimed so far: ObservedGroup.used_incarnations
+  std::vector<int> incarnations;  // by slot, claimed so far: ObservedGroup.used_incarnations
 };
 struct DrainGroup {
   int index = 0;

@@ -49,7 +49,14 @@ Target CheckLayout(const api::MoEDeploymentSpec& spec, const api::ModelStatus& m
                      num_workers, ", and one deployment has at most ", api::kMaxWorkers, " (",
                      api::kMaxExpert, " in a group); lower replicas or parallelism.expert"));
   }
+  const int gpus_per_pod = spec.worker.gpus_per_pod;
+  if (expert % gpus_per_pod != 0) {
+    return InvalidLayout(absl::StrCat(what, ", and ", expert, " workers can't be put into pods of ",
+                                      gpus_per_pod, "; write a worker.gpusPerPod that divides ",
+                                      expert));
+  }
   layout->num_slots = expert;
+  layout->gpus_per_pod = gpus_per_pod;
   layout->num_layers = model.num_layers;
   layout->num_experts = model.num_experts;
   layout->replicated_attention = spec.parallelism.attention == api::Attention::kReplicated;
@@ -70,7 +77,7 @@ Target CheckLayout(const api::MoEDeploymentSpec& spec, const api::ModelStatus& m
 std::string RevisionName(const api::MoEDeploymentSpec& spec, const api::RevisionStatus& layout,
                          absl::string_view worker_image) {
   const api::EngineSpec& engine = layout.engine;
-  const nlohmann::json parts = {
+  nlohmann::json parts = {
       {"uri", spec.model.uri},
       {"image", worker_image},
       {"template", spec.worker.pod_template},
@@ -86,6 +93,9 @@ std::string RevisionName(const api::MoEDeploymentSpec& spec, const api::Revision
        {engine.max_sequences, engine.max_step_tokens, engine.max_queue, engine.max_context,
         engine.kv_cache_bytes, engine.step_deadline_seconds}},
   };
+  if (spec.worker.nvlink_across_pods) {
+    parts["nvlinkAcrossPods"] = true;
+  }
   const std::string text =
       parts.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
   return absl::StrFormat("%016x", Hash(text));

@@ -35,6 +35,7 @@ const char* PhaseName(Phase phase) {
   return kFailed;
 }
 
+// The first rank of a slot.
 int RankOf(const api::GroupStatus& group, int slot) {
   const auto found = std::find(group.slot_of_rank.begin(), group.slot_of_rank.end(), slot);
   return found == group.slot_of_rank.end() ? -1
@@ -112,6 +113,9 @@ void DescribeRanks(const Decision& decision, const ObservedGroup& running,
     entry.rank = static_cast<int>(rank);
     entry.experts = ExpertsText(*revision, rank);
     entry.phase = RankPhase(pod, running, rank);
+    if (revision->gpus_per_pod > 1) {
+      entry.process = static_cast<int>(rank) % revision->gpus_per_pod;
+    }
     if (pod != nullptr) {
       entry.pod = pod->name;
       entry.node = pod->node;
@@ -290,7 +294,8 @@ void DescribeDeployment(Decision* decision) {
     const int replicas = deployment.spec.replicas;
     status.strategy = api::StrategyString(revision->num_slots, deployment.spec.parallelism.tensor,
                                           deployment.spec.parallelism.pipeline, replicas);
-    status.workers = absl::StrCat(num_ready_pods, "/", revision->num_slots * replicas);
+    status.workers =
+        absl::StrCat(num_ready_pods * revision->gpus_per_pod, "/", revision->num_slots * replicas);
     DescribeStartup(decision);
   }
   DescribeLoad(decision);

@@ -5,15 +5,31 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "identity/worker_id.h"
 
 namespace moe::runtime {
+namespace {
+
+int RanksPerPod(const std::vector<int>& slot_of_rank) {
+  if (slot_of_rank.empty()) return 1;
+  return static_cast<int>(
+      std::count(slot_of_rank.begin(), slot_of_rank.end(), slot_of_rank.front()));
+}
+
+}  // namespace
 
 PodRuntime::PodRuntime(std::vector<int> slot_of_rank, std::function<void()> on_change)
-    : slot_of_rank_(std::move(slot_of_rank)), on_change_(std::move(on_change)) {}
+    : slot_of_rank_(std::move(slot_of_rank)),
+      ranks_per_pod_(RanksPerPod(slot_of_rank_)),
+      on_change_(std::move(on_change)) {}
 
 int PodRuntime::RankOf(int slot) const {
   const auto found = std::find(slot_of_rank_.begin(), slot_of_rank_.end(), slot);
   return found == slot_of_rank_.end() ? -1 : static_cast<int>(found - slot_of_rank_.begin());
+}
+
+std::string PodRuntime::WorkerIdOf(const std::string& uid, int rank) const {
+  return identity::WorkerId(uid, rank % ranks_per_pod_, ranks_per_pod_);
 }
 
 void PodRuntime::Observe(const std::vector<WorkerPod>& pods) {
@@ -28,6 +44,14 @@ void PodRuntime::Observe(const std::vector<WorkerPod>& pods) {
     changed = Apply(pods);
   }
   if (changed && on_change_) on_change_();
+}
+
+void PodRuntime::RaiseIncarnations(const std::vector<int>& claimed) {
+  absl::MutexLock lock(&mu_);
+  for (size_t slot = 0; slot < claimed.size(); ++slot) {
+    int& highest = incarnation_.try_emplace(static_cast<int>(slot), claimed[slot]).first->second;
+    highest = std::max(highest, claimed[slot]);
+  }
 }
 
 void PodRuntime::SetCallbacks(Callbacks callbacks) {
@@ -90,16 +114,23 @@ bool PodRuntime::Apply(const std::vector<WorkerPod>& pods) {
 
 void PodRuntime::Start(const std::string& uid, Pod* pod) {
   pod->started = true;
-  if (callbacks_.on_started) callbacks_.on_started(RankOf(pod->slot), uid);
+  if (!callbacks_.on_started) return;
+  const int first = RankOf(pod->slot);
+  for (int rank = first; rank < first + ranks_per_pod_; ++rank) {
+    callbacks_.on_started(rank, WorkerIdOf(uid, rank));
+  }
 }
 
-void PodRuntime::Exit(const std::string& uid, Pod* pod, std::string description,
-                      std::string last_lines) {
+void PodRuntime::Exit(const std::string& uid, Pod* pod, const std::string& description,
+                      const std::string& last_lines) {
   if (std::exchange(pod->exited, true) || !pod->started || !callbacks_.on_exit) return;
-  callbacks_.on_exit({.slot = RankOf(pod->slot),
-                      .worker_id = uid,
-                      .description = std::move(description),
-                      .last_lines = std::move(last_lines)});
+  const int first = RankOf(pod->slot);
+  for (int rank = first; rank < first + ranks_per_pod_; ++rank) {
+    callbacks_.on_exit({.slot = rank,
+                        .worker_id = WorkerIdOf(uid, rank),
+                        .description = description,
+                        .last_lines = last_lines});
+  }
 }
 
 absl::StatusOr<std::optional<std::string>> PodRuntime::StartWorker(int rank) {
@@ -109,7 +140,11 @@ absl::StatusOr<std::optional<std::string>> PodRuntime::StartWorker(int rank) {
     if (rank < 0 || rank >= static_cast<int>(slot_of_rank_.size())) {
       return absl::InvalidArgumentError(absl::StrCat("there is no rank ", rank));
     }
-    wanted_.insert(slot_of_rank_[static_cast<size_t>(rank)]);
+    const int slot = slot_of_rank_[static_cast<size_t>(rank)];
+    const bool has_pod = std::any_of(pods_.begin(), pods_.end(), [slot](const auto& entry) {
+      return entry.second.slot == slot && entry.second.started && !entry.second.exited;
+    });
+    if (has_pod || !wanted_.insert(slot).second) return std::nullopt;
   }
   if (on_change_) on_change_();
   return std::nullopt;
@@ -118,7 +153,7 @@ absl::StatusOr<std::optional<std::string>> PodRuntime::StartWorker(int rank) {
 void PodRuntime::Kill(std::string_view worker_id, std::string_view reason) {
   {
     absl::MutexLock lock(&mu_);
-    const auto found = pods_.find(worker_id);
+    const auto found = pods_.find(identity::PodUidOf(worker_id));
     if (stopped_ || found == pods_.end() || found->second.exited) return;
     found->second.unwanted = true;
     found->second.kill_reason = std::string(reason);

@@ -4,6 +4,10 @@
 // read; what the reconciler observes comes in through Observe and becomes the group's starts and
 // exits. A group counts ranks, pods have slots: the runtime translates.
 //
+// A pod may hold several ranks, one process for each. It comes and goes as a whole: whoever of its
+// processes ends or is given up, all of its ranks have ended, and one new pod fills them again. So
+// each of them counts a lost pod once, and the group's budget is one of pods.
+//
 // A pod that the group gave up counts as ended at once. It may hang in Terminating for as long as
 // it likes; its successor has another uid, and nothing that it still says is heard.
 //
@@ -48,13 +52,17 @@ struct UnwantedPod {
 // Methods are thread-safe.
 class PodRuntime : public Runtime {
  public:
-  // `slot_of_rank`[rank]: the pod's slot, each once. `on_change` is called when WantedSlots or
-  // UnwantedPods have changed, on the caller's thread; it must not block nor call the runtime.
+  // `slot_of_rank`[rank]: the pod's slot, each equally often and side by side. `on_change` is
+  // called when WantedSlots or UnwantedPods have changed, on the caller's thread; it must not block
+  // nor call the runtime.
   PodRuntime(std::vector<int> slot_of_rank, std::function<void()> on_change);
 
   // All pods of the group that there are; one that is missing was deleted. Called before the group
   // is started, so that pods of an earlier controller are found, and after each change.
   void Observe(const std::vector<WorkerPod>& pods);
+
+  // Pods below `claimed`[slot] never count. Takes effect with the next Observe.
+  void RaiseIncarnations(const std::vector<int>& claimed);
 
   // The slots for which the group asks for a pod of a higher incarnation, ascending.
   std::vector<int> WantedSlots() const;
@@ -63,7 +71,8 @@ class PodRuntime : public Runtime {
 
   // Reports at once the pods that were observed before.
   void SetCallbacks(Callbacks callbacks) override;
-  // Nullopt: the slot is wanted from now on, until Observe shows a new pod for it.
+  // Nullopt: the slot is wanted from now on, until Observe shows a new pod for it. It is not when
+  // it has one, which another rank has asked for: that has been reported.
   absl::StatusOr<std::optional<std::string>> StartWorker(int rank) override;
   void Kill(std::string_view worker_id, std::string_view reason) override;
   // Wants nothing and calls nobody any more. The pods stay: the reconciler deletes them.
@@ -79,14 +88,17 @@ class PodRuntime : public Runtime {
     std::string kill_reason;
   };
 
-  // The rank of a slot; -1: none.
+  // The first rank of a slot; -1: none.
   int RankOf(int slot) const;
+  // As the process calls itself that a pod has for `rank`.
+  std::string WorkerIdOf(const std::string& uid, int rank) const;
   bool Apply(const std::vector<WorkerPod>& pods) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Start(const std::string& uid, Pod* pod) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Exit(const std::string& uid, Pod* pod, std::string description, std::string last_lines)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Exit(const std::string& uid, Pod* pod, const std::string& description,
+            const std::string& last_lines) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const std::vector<int> slot_of_rank_;
+  const int ranks_per_pod_;
   const std::function<void()> on_change_;
 
   // Held while the callbacks are called, which keeps them in order.
@@ -97,7 +109,7 @@ class PodRuntime : public Runtime {
   std::vector<WorkerPod> observed_ ABSL_GUARDED_BY(mu_);               // until connected_
   std::map<std::string, Pod, std::less<>> pods_ ABSL_GUARDED_BY(mu_);  // by uid
   std::set<int> wanted_ ABSL_GUARDED_BY(mu_);                          // slots
-  // The highest incarnation seen of each slot.
+  // The highest incarnation seen or claimed of each slot.
   std::map<int, int> incarnation_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -1,27 +1,36 @@
 // moe-worker: one rank of a group. Started by the controller's runtime (or as a pod's container).
+// With --processes, the supervisor of several ranks in one pod, each of them this program again.
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "identity/credentials.h"
 #include "identity/enrollment.h"
+#include "identity/worker_id.h"
 #include "kernels/context.h"
 #include "kernels/numerics.h"
 #include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
+#include "telemetry/status_server.h"
 #include "worker/daemon/inspect.h"
-#include "worker/daemon/metrics_server.h"
+#include "worker/daemon/supervisor.h"
 #include "worker/daemon/worker.h"
 #include "worker/daemon/worker_metrics.h"
 #include "worker/exchange/tcp_listener.h"
@@ -48,7 +57,13 @@ struct Flags {
   std::string ca_file;
   std::string identity_dir;
   bool finish_epoch = false;
+  int num_processes = 1;
+  int process = -1;  // of these; -1: none of several
+  bool gpu_per_process = false;
 };
+
+constexpr char kProcessFlag[] = "--process";
+constexpr int kMaxProcesses = 16;
 
 void AddFlags(CLI::App* app, Flags* flags) {
   app->add_flag("--inspect", flags->inspect,
@@ -73,6 +88,18 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("MOE_FINISH_EPOCH");
   app->add_option("--kernel-level", flags->kernel_level, "auto, plain, avx2, avx512 or avx512_bf16")
       ->capture_default_str();
+  CLI::Option* processes =
+      app->add_option("--processes", flags->num_processes,
+                      "Run as so many workers: process I is called WORKER_ID/I and listens on "
+                      "ports 10 x I above those given")
+          ->check(CLI::Range(1, kMaxProcesses));
+  app->add_flag("--gpu-per-process", flags->gpu_per_process,
+                "With --processes, process I sees GPU I alone")
+      ->needs(processes);
+  app->add_option(kProcessFlag, flags->process, "Set by --processes for each process")
+      ->check(CLI::Range(0, kMaxProcesses - 1))
+      ->needs(processes)
+      ->group("");
   CLI::Option* token = app->add_option("--token-file", flags->token_file,
                                        "Service-account token that buys a certificate");
   CLI::Option* ca =
@@ -134,6 +161,53 @@ int Fail(const absl::Status& status) {
   return 1;
 }
 
+// Turns the flags that all processes share into those of this one.
+absl::Status BecomeProcess(Flags* flags) {
+  if (flags->process >= flags->num_processes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("there is no process ", flags->process, " of ", flags->num_processes));
+  }
+  for (std::string* address : {&flags->engine_address, &flags->exchange_address,
+                               &flags->metrics_address, &flags->advertise_metrics}) {
+    if (address->empty()) continue;
+    auto own = moe::worker::AddressOfProcess(*address, flags->process);
+    if (!own.ok()) return own.status();
+    *address = *std::move(own);
+  }
+  flags->worker_id =
+      moe::identity::WorkerId(flags->worker_id, flags->process, flags->num_processes);
+  if (!flags->identity_dir.empty()) absl::StrAppend(&flags->identity_dir, "/", flags->process);
+  // Before any thread, and before CUDA looks.
+  if (flags->gpu_per_process) {
+    setenv("CUDA_VISIBLE_DEVICES", absl::StrCat(flags->process).c_str(), /*overwrite=*/1);
+  }
+  return absl::OkStatus();
+}
+
+int Supervise(const Flags& flags, const std::vector<std::string>& arguments, int stop_fd) {
+  // By its own path: a process called "exe" tells nobody what it is.
+  std::error_code error;
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  if (error) return Fail(absl::InternalError(absl::StrCat("/proc/self/exe: ", error.message())));
+  auto supervisor = moe::worker::Supervisor::Start(
+      {.num_processes = flags.num_processes,
+       .command =
+           [&](int process) {
+             std::vector<std::string> command = {program};
+             command.insert(command.end(), arguments.begin(), arguments.end());
+             command.emplace_back(kProcessFlag);
+             command.push_back(absl::StrCat(process));
+             return command;
+           },
+       .show_line = nullptr});
+  if (!supervisor.ok()) return Fail(supervisor.status());
+  StopSignal stop(stop_fd);
+  stop.OnStop([&supervisor] { (*supervisor)->Stop(); });
+  const absl::Status outcome = (*supervisor)->Wait();
+  stop.OnStop([] {});
+  return outcome.ok() ? 0 : Fail(outcome);
+}
+
 int Run(const Flags& flags, int stop_fd) {
   moe::kernels::CpuLevel level = moe::kernels::DetectCpuLevel();
   if (flags.kernel_level != "auto") {
@@ -142,8 +216,9 @@ int Run(const Flags& flags, int stop_fd) {
     level = *parsed;
   }
   moe::worker::WorkerMetrics metrics;
-  auto metrics_server = moe::worker::MetricsServer::Start(flags.metrics_address, &metrics);
-  if (!metrics_server.ok()) return Fail(metrics_server.status());
+  auto status_server = moe::telemetry::StatusServer::Start(
+      {.address = flags.metrics_address, .metrics = &metrics, .not_ready_reason = nullptr});
+  if (!status_server.ok()) return Fail(status_server.status());
   std::unique_ptr<moe::identity::Enrollment> enrollment;
   StopSignal stop(stop_fd);
   if (!flags.token_file.empty()) {
@@ -190,7 +265,7 @@ int Run(const Flags& flags, int stop_fd) {
   options.numerics_id = std::string(moe::kernels::kNumericsId);
   options.engine_address = flags.engine_address;
   options.metrics_address =
-      flags.advertise_metrics.empty() ? (*metrics_server)->address() : flags.advertise_metrics;
+      flags.advertise_metrics.empty() ? (*status_server)->address() : flags.advertise_metrics;
   if (listener != nullptr) options.exchange_address = listener->address();
   auto membership = moe::membership::Membership::Start(options, &worker);
   if (!membership.ok()) return Fail(membership.status());
@@ -230,6 +305,12 @@ int main(int argc, char** argv) {
 
   spdlog::set_default_logger(spdlog::stderr_logger_mt("worker"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
+  if (flags.num_processes > 1 && flags.process < 0) {
+    return Supervise(flags, std::vector<std::string>(argv + 1, argv + argc), stop_fd);
+  }
+  if (flags.process >= 0) {
+    if (const absl::Status status = BecomeProcess(&flags); !status.ok()) return Fail(status);
+  }
   const moe::model::MappingFaultReporter fault_reporter;
   return Run(flags, stop_fd);
 }

@@ -234,6 +234,7 @@ absl::Status Worker::Load(const Assign& assign) {
   message.set_bytes(report->num_bytes);
   message.set_seconds(report->seconds);
   message.set_resident_bytes(report->resident_bytes);
+  message.set_model_digest(loaded->checkpoint->digest());
   if (loaded->kv_blocks != nullptr) {
     message.set_kv_capacity_tokens(uint64_t(loaded->kv_blocks->num_blocks()) *
                                    kernels::kKvBlockTokens);

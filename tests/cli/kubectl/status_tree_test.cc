@@ -77,6 +77,13 @@ TEST(StatusTreeTest, EachRankHasALineWhenAskedFor) {
   EXPECT_THAT(text, Not(HasSubstr("ranks 0-3")));
 }
 
+TEST(StatusTreeTest, ARankThatSharesItsPodIsShownWithItsProcess) {
+  api::ParsedDeployment parsed = Demo();
+  parsed.deployment.status.groups[1].ranks[1].process = 3;
+  EXPECT_THAT(FormatStatusTree(parsed, {}),
+              HasSubstr("rank 1    Failed    expert 1        demo-g0-s1-0 process 3\n"));
+}
+
 TEST(StatusTreeTest, ConditionsThatAreWrongComeWithWhatToDo) {
   api::ParsedDeployment parsed = Demo();
   parsed.deployment.status.conditions = {

@@ -1,6 +1,8 @@
 // See full_status.h.
 #include "tests/controller/api/full_status.h"
 
+#include <optional>
+
 namespace moe::api {
 
 absl::Time FullStatusTime() { return absl::FromUnixMillis(1764345900123); }
@@ -35,10 +37,10 @@ MoEDeploymentStatus FullStatus() {
   group.gang_since = time;
   group.gang_retry_at = time + absl::Minutes(1);
   group.draining_since = time + absl::Minutes(2);
-  group.ranks = {{0, "p0", "n0", "0", "Active"}, {1, "p1", "n1", "1-2", "Failed"}};
+  group.ranks = {{0, "p0", std::nullopt, "n0", "0", "Active"}, {1, "p1", 3, "n1", "1-2", "Failed"}};
   group.ranks_left_out = 2;
   RevisionStatus& revision = status.revisions.emplace_back();
-  revision = {"abc", 4, 16, 64, 4, true, {32, 256, 128, 2048, uint64_t{3} << 30, 2.5}};
+  revision = {"abc", 4, 2, 16, 64, 4, true, {32, 256, 128, 2048, uint64_t{3} << 30, 2.5}};
   status.next_incarnation = 7;
   status.removed_epoch = 8;
   status.progress_at = time + absl::Minutes(3);

@@ -40,6 +40,29 @@ Json Object(const Json& spec) {
   return {{"metadata", {{"namespace", "team"}, {"name", "olmoe"}}}, {"spec", spec}};
 }
 
+TEST(ParseSpec, SeveralGpusOfAPodOrMemoryAcrossPods) {
+  Json json = FullSpec();
+  json["worker"]["gpusPerPod"] = 16;
+  auto spec = ParseSpec(json);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->worker.gpus_per_pod, 16);
+  EXPECT_FALSE(spec->worker.nvlink_across_pods);
+  json["worker"] = {{"nvlinkAcrossPods", true}};
+  spec = ParseSpec(json);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_TRUE(spec->worker.nvlink_across_pods);
+  json["backend"] = "CPU";
+  json["parallelism"]["exchange"] = "Tcp";
+  EXPECT_EQ(ParseSpec(json).status().message(),
+            "spec.worker.nvlinkAcrossPods: needs GPUs: write backend: CUDA, or leave "
+            "nvlinkAcrossPods out");
+  // How wide the group is shows later, from the model.
+  Json automatic = SmallSpec();
+  automatic["parallelism"] = {{"mode", "Auto"}};
+  automatic["worker"] = {{"gpusPerPod", 3}};
+  EXPECT_TRUE(ParseSpec(automatic).ok());
+}
+
 TEST(ParseSpec, EveryFieldArrives) {
   const auto spec = ParseSpec(FullSpec());
   ASSERT_TRUE(spec.ok()) << spec.status();
@@ -140,7 +163,13 @@ TEST(ParseSpec, ErrorsNameTheFieldAndWhatToWrite) {
       {"/engine/kvCacheMemory", "true", "spec.engine.kvCacheMemory: must be a quantity"},
       {"/engine/stepDeadline", "\"10\"", "spec.engine.stepDeadline: '10' is no duration"},
       {"/engine/stepDeadline", "\"2h\"", "spec.engine.stepDeadline: must be from 1s to 1h"},
-      {"/worker/gpusPerPod", "8", "spec.worker.gpusPerPod: several GPUs per pod are not built yet"},
+      {"/worker/gpusPerPod", "3",
+       "spec.worker.gpusPerPod: 64 workers can't be put into pods of 3: write a gpusPerPod that "
+       "divides parallelism.expert, or 1"},
+      {"/worker/gpusPerPod", "0", "spec.worker.gpusPerPod: must be a whole number from 1 to 16"},
+      {"/worker/gpusPerPod", "32", "spec.worker.gpusPerPod: must be a whole number from 1 to 16"},
+      {"/worker", R"({"gpusPerPod": 8, "nvlinkAcrossPods": true})",
+       "spec.worker.nvlinkAcrossPods: is for pods with one GPU"},
       {"/worker/spares", "1",
        "spec.worker.spares: spare workers are not built yet: write spares: 0"},
       {"/worker/expertCopies", "2",

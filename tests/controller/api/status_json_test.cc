@@ -1,6 +1,7 @@
 #include "controller/api/status_json.h"
 
 #include <limits>
+#include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -38,7 +39,7 @@ MoEDeploymentStatus LargeStatus(int num_groups, int num_slots, int num_not_activ
       group.slot_of_rank.push_back((r * 27 + 11) % num_slots);
       group.ranks.push_back(
           {r, absl::StrCat("a-long-name-of-a-deployment-of-40-bytes-g", g, "-s", r, "-0"),
-           absl::StrCat("a-node-of-some-cluster-pool-", r), absl::StrCat(r),
+           std::nullopt, absl::StrCat("a-node-of-some-cluster-pool-", r), absl::StrCat(r),
            r < num_not_active ? "Loading" : "Active"});
     }
   }

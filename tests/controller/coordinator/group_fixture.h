@@ -84,8 +84,9 @@ class GroupTest : public ::testing::Test {
     sessions_[slot] = ++last_session_;
     return Step(SessionMessage{last_session_, HelloOf(slot, epoch)});
   }
-  std::vector<Action> Loaded(int slot) {
+  std::vector<Action> Loaded(int slot, const std::string& digest = "digest") {
     v1::WorkerMessage message;
+    message.mutable_loaded()->set_model_digest(digest);
     message.mutable_loaded()->set_bytes(100);
     message.mutable_loaded()->set_kv_capacity_tokens(slot == 0 ? 640 : 0);
     return Step(SessionMessage{sessions_[slot], message});

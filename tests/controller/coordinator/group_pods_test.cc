@@ -64,6 +64,21 @@ TEST_F(PodGroupTest, APodThatTakesTheSlotOfAnotherEndsItsEpoch) {
   EXPECT_EQ(group_->State().workers(1).num_failures(), 1u);
 }
 
+TEST_F(PodGroupTest, APodOfSeveralRanksThatIsLostCountsOnceAgainstTheBudget) {
+  MakeActive(4);
+  for (int loss = 1; loss <= 5; ++loss) {
+    for (const int rank : {2, 3}) {
+      PlainStep(WorkerExited{rank, ids_[rank], "exited with status 1", ""});
+      EXPECT_EQ(group_->State().workers(rank).num_failures(), static_cast<uint32_t>(loss));
+      EXPECT_EQ(group_->phase() == v1::GroupState::FAILED, loss == 5) << "loss " << loss;
+      if (loss == 5) return;
+    }
+    now_ += absl::Minutes(1);
+    PlainStep(Tick{});
+    for (const int rank : {2, 3}) Started(rank, absl::StrCat("pod-", loss, "/", rank - 2));
+  }
+}
+
 TEST_F(PodGroupTest, AnUnknownWorkerIsDismissedOrToldToTryAgain) {
   v1::WorkerMessage message;
   message.mutable_hello()->set_worker_id("pod-x");

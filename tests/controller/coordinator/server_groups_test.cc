@@ -2,6 +2,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -133,6 +134,60 @@ TEST_F(ServerTest, AWorkerWhoseGroupOrPodIsNotKnownYetIsToldToTryAgain) {
   EXPECT_THAT(unknown_pod.error_message(), HasSubstr("no process with this worker id"));
   EXPECT_TRUE(
       WaitState([](const auto& s) { return s.phase() == v1::GroupState::ACTIVE; }, "ns/a/0"));
+  server_.reset();
+}
+
+TEST_F(ServerTest, AWorkerWhoseDeploymentIsGoneIsDismissed) {
+  StartServer({});
+  FakeRuntime runtime(address_, "ns/a/0");
+  ASSERT_EQ(Add("ns/a/0", &runtime, 1, 1), absl::OkStatus());
+  const auto stub = Stub();
+  const struct {
+    const char* sentence;
+    std::string group;
+    std::string worker;
+    std::set<std::string> dismissed;  // of deployment ns/a
+    bool leads = true;
+    std::string answer;
+  } kCases[] = {
+      {"one whose group nobody leads", "ns/a/1", "pod-1", {"pod-1"}, true, "dismissed"},
+      {"one whose group's name is another deployment's by now",
+       "ns/a/0",
+       "pod-1",
+       {"pod-1"},
+       true,
+       "dismissed"},
+      {"one that is not among them tries again", "ns/a/1", "pod-2", {"pod-1"}, true, "unavailable"},
+      {"one of another deployment tries again", "ns/b/0", "pod-1", {"pod-1"}, true, "unavailable"},
+      {"one that was forgotten tries again", "ns/a/1", "pod-1", {}, true, "unavailable"},
+      {"who does not lead dismisses nobody", "ns/a/1", "pod-1", {"pod-1"}, false, "unavailable"},
+  };
+  for (const auto& c : kCases) {
+    SCOPED_TRACE(c.sentence);
+    server_->SetDismissed("ns/a", c.dismissed);
+    if (!c.leads) server_->SetLeading(false, "");
+    v1::WorkerMessage message;
+    message.mutable_hello()->set_worker_id(c.worker);
+    message.mutable_hello()->set_numerics_id("cpu-1");
+    message.mutable_hello()->set_group(c.group);
+    grpc::ClientContext context;
+    const auto stream = stub->Session(&context);
+    stream->Write(message);
+    v1::ControllerMessage answer;
+    std::string said;
+    while (stream->Read(&answer)) {
+      if (answer.has_dismiss()) said = "dismissed";
+    }
+    const grpc::Status end = stream->Finish();
+    if (end.error_code() == grpc::StatusCode::UNAVAILABLE) said = "unavailable";
+    EXPECT_EQ(said, c.answer) << end.error_message();
+  }
+  // Leading again it knows only what it is told anew.
+  server_->SetLeading(true, "");
+  v1::WorkerMessage message;
+  message.mutable_hello()->set_worker_id("pod-1");
+  message.mutable_hello()->set_group("ns/a/1");
+  EXPECT_EQ(EndOf(stub.get(), message).error_code(), grpc::StatusCode::UNAVAILABLE);
   server_.reset();
 }
 

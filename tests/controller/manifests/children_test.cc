@@ -73,6 +73,30 @@ TEST(ChildrenTest, BudgetsKeepAllButOneOfAGroupAndOneGateway) {
   }
 }
 
+TEST(ChildrenTest, AGroupsObjectsFollowThePodsThatItHasAndNotTheSpec) {
+  api::MoEDeployment deployment = SampleDeployment();
+  deployment.spec.worker.gpus_per_pod = 1;
+  deployment.status.revisions.resize(1);
+  deployment.status.revisions[0].name = "shared";
+  deployment.status.revisions[0].gpus_per_pod = 2;
+  deployment.status.groups[1].revision = "shared";
+  deployment.status.groups[1].incarnations = {0, 0};
+  std::map<std::string, int> pods_kept;
+  std::map<std::string, size_t> exchange_ports;
+  for (const Child& child : Children(deployment, SampleContext())) {
+    const std::string name = child.object["metadata"]["name"];
+    const Json& spec = child.object["spec"];
+    if (child.type.kind == "PodDisruptionBudget") pods_kept[name] = spec["minAvailable"];
+    if (child.type.kind == "NetworkPolicy" && name.starts_with("olmoe-g") &&
+        name != "olmoe-gateway") {
+      exchange_ports[name] = spec["ingress"][1]["ports"].size();
+    }
+  }
+  EXPECT_EQ(pods_kept["olmoe-g0"], 3);
+  EXPECT_EQ(pods_kept["olmoe-g1"], 1);
+  EXPECT_EQ(exchange_ports, (std::map<std::string, size_t>{{"olmoe-g0", 1}, {"olmoe-g1", 2}}));
+}
+
 TEST(ChildrenTest, OwnersAndLabelsLeadFromEveryChildToItsDeployment) {
   std::set<std::string> kinds;
   for (const kube::ResourceType& type : ChildTypes()) kinds.insert(type.kind);

@@ -53,8 +53,8 @@ bool PortMatches(const Json& rule, const std::string& protocol, int port) {
 class PolicyTest : public ::testing::Test {
  protected:
   std::vector<Json> Policies() const {
-    return {GroupPolicy(deployment_, SampleContext(), 0),
-            GroupPolicy(deployment_, SampleContext(), 1),
+    return {GroupPolicy(deployment_, SampleContext(), 0, num_processes_),
+            GroupPolicy(deployment_, SampleContext(), 1, num_processes_),
             GatewayPolicy(deployment_, SampleContext()), InspectPolicy(deployment_)};
   }
 
@@ -93,6 +93,7 @@ class PolicyTest : public ::testing::Test {
   Peer Outside() const { return {}; }
 
   api::MoEDeployment deployment_ = SampleDeployment();
+  int num_processes_ = 1;
 };
 
 TEST_F(PolicyTest, EveryConnectionOfTheProductIsAllowed) {
@@ -128,6 +129,21 @@ TEST_F(PolicyTest, NothingElseIs) {
   EXPECT_FALSE(MayConnect(Worker("olmoe", 0), Stranger(), kCoordinatorPort));
   EXPECT_FALSE(MayConnect(Inspect(), Coordinator(), kCoordinatorPort));
   EXPECT_FALSE(MayConnect(Stranger(), Inspect(), kWorkerMetricsPort));
+}
+
+TEST_F(PolicyTest, EachProcessOfAPodIsReachedAsTheFirstOneIs) {
+  EXPECT_FALSE(MayConnect(Worker("olmoe", 0), Worker("olmoe", 0), 7721));
+  EXPECT_FALSE(MayConnect(Stranger(), Worker("olmoe", 0), 7722));
+  num_processes_ = 4;
+  for (const int exchange : {7711, 7721, 7731, 7741}) {
+    EXPECT_TRUE(MayConnect(Worker("olmoe", 0), Worker("olmoe", 0), exchange));
+    EXPECT_TRUE(MayConnect(Stranger(), Worker("olmoe", 0), exchange + 1));
+    EXPECT_FALSE(MayConnect(Worker("olmoe", 0), Worker("olmoe", 1), exchange));
+  }
+  EXPECT_FALSE(MayConnect(Worker("olmoe", 0), Worker("olmoe", 0), 7751));
+  // Rank 0 is always the first process of its pod.
+  EXPECT_TRUE(MayConnect(Gateway("olmoe"), Worker("olmoe", 0), 7710));
+  EXPECT_FALSE(MayConnect(Gateway("olmoe"), Worker("olmoe", 0), 7720));
 }
 
 TEST_F(PolicyTest, CudaWorkersOfAGroupReachEachOtherOnThePortsThatNcclDraws) {

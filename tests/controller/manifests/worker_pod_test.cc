@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -160,6 +161,77 @@ TEST(WorkerPodTest, TakesGpusWithCudaWhateverTheTemplateAsksForBesides) {
   }
 }
 
+TEST(WorkerPodTest, OneProcessIsStartedAsEver) {
+  const Json worker = Worker(WorkerPod(SampleDeployment(), SampleContext(), SamplePlace()));
+  EXPECT_EQ(worker["args"].dump().find("process"), std::string::npos);
+  EXPECT_EQ(worker["ports"].size(), 3u);
+  EXPECT_EQ(worker["resources"]["requests"]["cpu"], "10m");
+}
+
+TEST(WorkerPodTest, SeveralProcessesShareAPodAndListenOnPortsOfTheirOwn) {
+  for (const api::Backend backend : {api::Backend::kCpu, api::Backend::kCuda}) {
+    const bool cuda = backend == api::Backend::kCuda;
+    SCOPED_TRACE(cuda ? "CUDA" : "CPU");
+    api::MoEDeployment deployment = SampleDeployment();
+    deployment.spec.backend = backend;
+    deployment.spec.worker.gpus_per_pod = 4;
+    deployment.status.model.emplace().weight_bytes = uint64_t{1} << 30;
+    WorkerPlace place = SamplePlace();
+    place.rank = 8;
+    const Json pod = WorkerPod(deployment, SampleContext(), place);
+    const Json worker = Worker(pod);
+    const auto args = worker["args"].get<std::vector<std::string>>();
+    const auto flag = std::find(args.begin(), args.end(), "--processes");
+    ASSERT_NE(flag, args.end());
+    EXPECT_EQ(*(flag + 1), "4");
+    EXPECT_EQ(std::count(args.begin(), args.end(), "--gpu-per-process"), cuda ? 1 : 0);
+    std::map<std::string, int> ports;
+    for (const Json& port : worker["ports"]) ports[port["name"]] = port["containerPort"];
+    EXPECT_EQ(ports, (std::map<std::string, int>{{"engine", 7710},
+                                                 {"engine-1", 7720},
+                                                 {"engine-2", 7730},
+                                                 {"engine-3", 7740},
+                                                 {"exchange", 7711},
+                                                 {"exchange-1", 7721},
+                                                 {"exchange-2", 7731},
+                                                 {"exchange-3", 7741},
+                                                 {"metrics", 7712},
+                                                 {"metrics-1", 7722},
+                                                 {"metrics-2", 7732},
+                                                 {"metrics-3", 7742}}));
+    EXPECT_EQ(worker["readinessProbe"]["httpGet"]["port"], "metrics");
+    EXPECT_EQ(AnnotationOf(pod, kAnnotationRank), "8-11");
+    // A quarter of the weights for each pod of four, and four processes.
+    EXPECT_EQ(worker["resources"]["requests"],
+              Json({{"cpu", cuda ? "4" : "40m"}, {"memory", "448Mi"}}));
+    EXPECT_EQ(worker["resources"].contains("limits"), cuda);
+    if (cuda) {
+      EXPECT_EQ(worker["resources"]["limits"], Json({{"nvidia.com/gpu", 4}}));
+    }
+    EXPECT_THAT(worker["env"],
+                testing::Contains(Json{{"name", "MOE_GROUP_SIZE"}, {"value", "16"}}));
+    EXPECT_FALSE(pod["spec"].contains("hostIPC"));
+  }
+}
+
+TEST(WorkerPodTest, NvlinkAcrossPodsSharesTheNodesMemoryAndNothingElseOfIt) {
+  api::MoEDeployment deployment = SampleDeployment();
+  deployment.spec.backend = api::Backend::kCuda;
+  const Json without = WorkerPod(deployment, SampleContext(), SamplePlace());
+  deployment.spec.worker.nvlink_across_pods = true;
+  Json with = WorkerPod(deployment, SampleContext(), SamplePlace());
+  EXPECT_EQ(with["spec"]["hostIPC"], true);
+  EXPECT_THAT(Worker(with)["env"],
+              testing::Contains(Json{{"name", "NCCL_CUMEM_ENABLE"}, {"value", "0"}}));
+  with["spec"].erase("hostIPC");
+  for (Json& container : with["spec"]["containers"]) {
+    if (container["name"] == "worker") container["env"].erase(container["env"].size() - 1);
+  }
+  EXPECT_EQ(with, without);
+  // Who only looks at files shares nothing.
+  EXPECT_FALSE(InspectPod(deployment, SampleContext())["spec"].contains("hostIPC"));
+}
+
 TEST(WorkerPodTest, AsksForItsShareOfTheWeights) {
   api::MoEDeployment deployment = SampleDeployment();
   const auto memory = [&deployment] {
@@ -219,9 +291,10 @@ TEST(ThreadsTest, AreTheContainersWholeCpus) {
         {"spec",
          {{"containers",
            Json::array({Json{{"name", "worker"}, {"resources", Json::parse(test.resources)}}})}}}};
-    EXPECT_EQ(ThreadsOf(pod), test.threads) << test.resources;
+    EXPECT_EQ(ThreadsOf(pod, 1), test.threads) << test.resources;
+    EXPECT_EQ(ThreadsOf(pod, 4), std::max(test.threads / 4, 1)) << test.resources;
   }
-  EXPECT_EQ(ThreadsOf(Json::object()), 1);
+  EXPECT_EQ(ThreadsOf(Json::object(), 1), 1);
 }
 
 }  // namespace

@@ -64,8 +64,8 @@ class ExecutorTest : public ::testing::Test {
     observed_.term = 3;
   }
 
-  Outcome Carry(std::vector<reconcile::Action> actions) {
-    Executor executor(
+  Executor MakeExecutor() {
+    return Executor(
         &api_, &groups_,
         {.leads = [this] { return leads_.load(); },
          .written =
@@ -77,6 +77,9 @@ class ExecutorTest : public ::testing::Test {
          .event = [this](const api::MoEDeployment&,
                          const reconcile::Event& event) { events_.push_back(event.reason); }},
         4);
+  }
+
+  Execution MakeExecution() {
     Execution execution;
     execution.object = object_;
     execution.observed = &observed_;
@@ -91,9 +94,13 @@ class ExecutorTest : public ::testing::Test {
       auto pod = objects_.Find(kube::kPods, {"models", name});
       return pod.has_value() ? std::make_shared<const Json>(*std::move(pod)) : nullptr;
     };
+    return execution;
+  }
+
+  Outcome Carry(std::vector<reconcile::Action> actions) {
     reconcile::Plan plan;
     plan.actions = std::move(actions);
-    return executor.Carry(plan, execution);
+    return MakeExecutor().Carry(plan, MakeExecution());
   }
 
   std::vector<std::string> PodNames() {
@@ -248,7 +255,21 @@ TEST_F(ExecutorTest, RemovesItsOwnGateAlone) {
       "schedulingGates"));
 }
 
-TEST_F(ExecutorTest, AGroupThatStartsHasItsRanksWrittenOnItsPods) {
+TEST_F(ExecutorTest, OfAThousandPodsThePlanCreatesTheFirst) {
+  observed_.deployment.status.groups[0].incarnations.assign(1024, 0);
+  std::vector<reconcile::Action> actions;
+  for (int slot = 0; slot < 1024; ++slot) actions.emplace_back(Create(slot));
+  actions.emplace_back(reconcile::StopGroup{0});
+  const Outcome outcome = Carry(std::move(actions));
+  EXPECT_EQ(outcome.status, absl::OkStatus());
+  EXPECT_TRUE(outcome.acted);
+  EXPECT_EQ(outcome.created.size(), 128u);
+  EXPECT_TRUE(objects_.Find(kube::kPods, {"models", "olmoe-g0-s127-0"}).has_value());
+  // What would follow is decided anew.
+  EXPECT_THAT(groups_.calls, IsEmpty());
+}
+
+TEST_F(ExecutorTest, AGroupThatServesHasItsRanksWrittenOnItsPods) {
   ASSERT_TRUE(Carry({Create(0), Create(1)}).status.ok());
   for (int slot : {0, 1}) {
     reconcile::ObservedPod pod;
@@ -257,18 +278,21 @@ TEST_F(ExecutorTest, AGroupThatStartsHasItsRanksWrittenOnItsPods) {
     pod.slot = slot;
     observed_.pods.push_back(pod);
   }
-  reconcile::StartGroup start = MakeStart(0);
-  start.slot_of_rank = {1, 0};
-  EXPECT_EQ(Carry({start}).status, absl::OkStatus());
+  observed_.deployment.status.groups[0].incarnations = {0, 0};
+  observed_.deployment.status.groups[0].slot_of_rank = {1, 0};
   const auto rank_of = [this](const std::string& pod) {
     return (*objects_.Find(kube::kPods,
                            {"models", pod}))["metadata"]["annotations"]["moe-operator.dev/rank"];
   };
+  EXPECT_EQ(MakeExecutor().NoteRanks(MakeExecution()), absl::OkStatus());
+  EXPECT_TRUE(rank_of("olmoe-g0-s0-0").is_null()) << "before it serves there is better to do";
+  observed_.deployment.status.groups[0].active = true;
+  EXPECT_EQ(MakeExecutor().NoteRanks(MakeExecution()), absl::OkStatus());
   EXPECT_EQ(rank_of("olmoe-g0-s0-0"), "1");
   EXPECT_EQ(rank_of("olmoe-g0-s1-0"), "0");
   // A controller that takes over finds them written.
   written_.clear();
-  EXPECT_EQ(Carry({start}).status, absl::OkStatus());
+  EXPECT_EQ(MakeExecutor().NoteRanks(MakeExecution()), absl::OkStatus());
   EXPECT_THAT(written_, IsEmpty());
 }
 

@@ -239,6 +239,31 @@ TEST(ObserveGatewayTest, CountsReplicasAndFindsTheProblem) {
   EXPECT_FALSE(ObserveGateway(nullptr, {}).exists);
 }
 
+TEST(ObserveGatewayTest, HasRolledOnceAllAreReadyAndNoEarlierOneIsLeft) {
+  const struct {
+    const char* sentence;
+    int generation, observed, updated, replicas, ready;
+    bool rolled;
+  } kCases[] = {
+      {"all are new and ready", 4, 4, 2, 2, 2, true},
+      {"the change was not seen yet", 5, 4, 2, 2, 2, false},
+      {"one is still of the earlier template", 4, 4, 1, 2, 2, false},
+      {"an earlier one beside the new ones", 4, 4, 2, 3, 3, false},
+      {"one is not ready", 4, 4, 2, 2, 1, false},
+  };
+  for (const auto& c : kCases) {
+    SCOPED_TRACE(c.sentence);
+    const Json deployment{{"metadata", {{"generation", c.generation}}},
+                          {"spec", {{"replicas", 2}}},
+                          {"status",
+                           {{"observedGeneration", c.observed},
+                            {"updatedReplicas", c.updated},
+                            {"replicas", c.replicas},
+                            {"readyReplicas", c.ready}}}};
+    EXPECT_EQ(ObserveGateway(&deployment, {}).rolled, c.rolled);
+  }
+}
+
 TEST(ObserveGroupTest, SaysWhatTheCoordinatorPublished) {
   GroupState state;
   state.set_phase(GroupState::ACTIVE);
@@ -246,6 +271,7 @@ TEST(ObserveGroupTest, SaysWhatTheCoordinatorPublished) {
   state.set_draining(true);
   state.set_num_running(3);
   state.set_num_waiting(1);
+  state.set_model_digest("abc");
   state.add_workers()->set_loaded_bytes(10);
   state.add_workers();
   state.add_expert_tokens(5);
@@ -256,6 +282,7 @@ TEST(ObserveGroupTest, SaysWhatTheCoordinatorPublished) {
   EXPECT_TRUE(group.draining);
   EXPECT_EQ(group.num_running, 3u);
   EXPECT_EQ(group.num_waiting, 1u);
+  EXPECT_EQ(group.model_digest, "abc");
   EXPECT_EQ(group.rank_loaded, (std::vector<bool>{true, false}));
   EXPECT_EQ(group.generated_tokens, 5u);
 }

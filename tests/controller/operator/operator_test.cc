@@ -247,6 +247,26 @@ TEST_F(OperatorTest, WorkersOfADeletedDeploymentServeUntilItsGatewaysHaveEnded) 
       << "nobody has dismissed the workers, which have minutes of grace left";
 }
 
+TEST_F(OperatorTest, WorkersOfADeploymentThatWentWhileNobodyLedAreDismissed) {
+  auto first = StartOperator("controller-1");
+  cluster_.CreateDeployment("olmoe");
+  ASSERT_TRUE(cluster_.AwaitReady("olmoe"));
+  const uint64_t epoch = AwaitOneEpoch(4);
+  first->Stop();
+  first = nullptr;
+  cluster_.objects().Delete(kube::kMoeDeployments, {"models", "olmoe"}, Json());
+  ASSERT_TRUE(AwaitTrue([&] {
+    const std::vector<Json> pods = cluster_.Pods("worker");
+    return std::all_of(pods.begin(), pods.end(), [](const Json& pod) {
+      return pod["metadata"].contains("deletionTimestamp");
+    });
+  }));
+  EXPECT_EQ(AwaitOneEpoch(4), epoch) << "they have minutes of grace left";
+  auto second = StartOperator("controller-2");
+  EXPECT_TRUE(AwaitTrue([&] { return cluster_.objects().All(kube::kPods).empty(); }))
+      << "its leader has no group for them, and nobody else dismisses them";
+}
+
 TEST_F(OperatorTest, AWorkersPodThatIsDeletedByHandIsDismissedAndReplaced) {
   auto controller = StartOperator();
   cluster_.CreateDeployment("olmoe");

@@ -1,7 +1,5 @@
 // The small parts of the operator: who leads, whose turn it is, what was applied, the authority,
 // and what is measured.
-#include <httplib.h>
-
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,7 +9,6 @@
 #include "absl/time/time.h"
 #include "controller/kube/resource_types.h"
 #include "controller/manifests/names.h"
-#include "controller/operator/admin_server.h"
 #include "controller/operator/applied_children.h"
 #include "controller/operator/ca_store.h"
 #include "controller/operator/gang_arbiter.h"
@@ -296,32 +293,6 @@ TEST(OperatorMetricsTest, CountsWhatHappens) {
   text = Text(metrics);
   EXPECT_THAT(text, HasSubstr("moe_controller_watch_restarts_total 5"));
   EXPECT_THAT(text, Not(HasSubstr("olmoe")));
-}
-
-TEST(AdminServerTest, TellsHealthReadinessAndMetrics) {
-  OperatorMetrics metrics;
-  std::string reason = "starting";
-  auto server = AdminServer::Start("127.0.0.1", 0, [&reason] { return reason; }, &metrics);
-  ASSERT_TRUE(server.ok()) << server.status();
-  httplib::Client client("127.0.0.1", (*server)->port());
-  auto answer = client.Get("/healthz");
-  ASSERT_TRUE(answer);
-  EXPECT_EQ(answer->status, 200);
-  answer = client.Get("/readyz");
-  ASSERT_TRUE(answer);
-  EXPECT_EQ(answer->status, 503);
-  EXPECT_EQ(answer->body, "starting\n");
-  reason.clear();
-  answer = client.Get("/readyz");
-  ASSERT_TRUE(answer);
-  EXPECT_EQ(answer->status, 200);
-  answer = client.Get("/metrics");
-  ASSERT_TRUE(answer);
-  EXPECT_THAT(answer->body, HasSubstr("moe_controller_leader"));
-
-  const auto second =
-      AdminServer::Start("127.0.0.1", (*server)->port(), [] { return ""; }, &metrics);
-  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
 }
 
 }  // namespace

@@ -262,6 +262,55 @@ TEST(RolloutTest, NeverServesLessOrHoldsMoreThanPromised) {
   }
 }
 
+TEST(RolloutTest, TheLastGroupOfAModelServesUntilTheGatewaysHaveRolled) {
+  const struct {
+    const char* sentence;
+    const char* digest;      // of the model of the group of the earlier revision
+    const char* new_digest;  // of the group that replaces it
+    bool current, rolled;    // the gateways' Deployment, and its pods
+    bool drains;
+  } kCases[] = {
+      {"another model, all gateways are new", "old", "new", true, true, true},
+      {"another model, some gateways are old", "old", "new", true, false, false},
+      {"another model, the gateways' change is not applied yet", "old", "new", false, true, false},
+      {"the same model needs no other gateways", "same", "same", true, false, true},
+      {"nobody has said which model it is", "", "new", true, false, true},
+      {"the new one has not said which model it is", "old", "", true, false, true},
+  };
+  for (const auto& c : kCases) {
+    SCOPED_TRACE(c.sentence);
+    Scene scene = Serving(1);
+    scene.spec().engine.max_sequences = 7;
+    scene.Edit();
+    for (int i = 0; i < 20 && scene.num_active() < 2; ++i) {
+      scene.Turn();
+    }
+    ASSERT_EQ(scene.num_active(), 2);
+    scene.running(0).model_digest = c.digest;
+    scene.running(1).model_digest = c.new_digest;
+    scene.observed.children_current = c.current;
+    scene.observed.gateway.rolled = c.rolled;
+    scene.Step();
+    EXPECT_EQ(scene.group(0).phase == "Draining", c.drains);
+    // Once the gateways have rolled it ends.
+    scene.observed.gateway.rolled = true;
+    ASSERT_TRUE(scene.Settle());
+    EXPECT_THAT(scene.groups(), ElementsAre(1));
+  }
+}
+
+TEST(RolloutTest, AllButTheLastGroupOfAModelMakeRoomWhateverTheGatewaysDo) {
+  Scene scene = Serving(2, /*max_unavailable=*/1, /*max_surge=*/0);
+  scene.running(0).model_digest = "old";
+  scene.running(1).model_digest = "old";
+  scene.spec().engine.max_sequences = 7;
+  scene.Edit();
+  scene.observed.gateway.rolled = false;
+  scene.Step();
+  EXPECT_EQ(scene.num_active(), 2);
+  EXPECT_EQ((scene.group(0).phase == "Draining") + (scene.group(1).phase == "Draining"), 1);
+}
+
 TEST(RolloutTest, ASpecThatIsChangedAgainRemovesWhatWasNotActiveYetFirst) {
   Scene scene = Serving(1);
   scene.spec().engine.max_sequences = 7;

@@ -14,9 +14,11 @@ namespace moe::reconcile {
 namespace {
 
 using Phase = ObservedGroup::Phase;
+using testing::AllOf;
 using testing::Contains;
 using testing::Each;
 using testing::ElementsAre;
+using testing::Field;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
@@ -116,6 +118,12 @@ TEST(GangTest, AGangThatIsNotScheduledInTimeIsDeletedWholeAndBacksOff) {
     scene.pod(0, 0).node = "a";
     scene.pod(0, 1).unschedulable = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.";
     EXPECT_THAT(Describe(scene.Decide()), Each(Not(HasSubstr("DeletePod"))));
+    // Said at once, not only when the time is over.
+    EXPECT_THAT(All<Event>(scene.Step()),
+                Contains(AllOf(Field(&Event::warning, true), Field(&Event::reason, "Unschedulable"),
+                               Field(&Event::message, HasSubstr("1 of 4 pods have a node")))));
+    EXPECT_EQ(scene.condition("GangScheduled").reason, "Unschedulable");
+    EXPECT_THAT(All<Event>(scene.Step()), IsEmpty()) << "but once";
     scene.Advance(scene.spec().worker.gang_timeout + absl::Seconds(1));
     scene.Step();
     EXPECT_EQ(scene.group(0).gang_attempts, attempt);
@@ -164,7 +172,11 @@ TEST(GangTest, AnErrorOfCreatingPodsIsShown) {
   Scene scene;
   scene.Step();
   scene.observed.last_create_error = "exceeded quota: gpus";
-  scene.Apply({{All<WriteStatus>(scene.Decide())[0]}});
+  const Plan plan = scene.Decide();
+  EXPECT_THAT(All<Event>(plan),
+              Contains(AllOf(Field(&Event::warning, true), Field(&Event::reason, "CreateFailed"),
+                             Field(&Event::message, HasSubstr("exceeded quota: gpus")))));
+  scene.Apply({{All<WriteStatus>(plan)[0]}});
   EXPECT_EQ(scene.condition("GangScheduled").reason, "CreateFailed");
   EXPECT_THAT(scene.condition("GangScheduled").message, HasSubstr("exceeded quota: gpus"));
 }

@@ -107,10 +107,10 @@ void Scene::Activate() {
       group.phase = ObservedGroup::Phase::kActive;
       group.epoch = std::max(group.epoch, this->group(group.index).epoch) + 1;
       group.wanted_slots.clear();
-      group.rank_loaded.assign(num_pods, true);
+      group.rank_loaded.assign(this->group(group.index).slot_of_rank.size(), true);
     }
   }
-  observed.gateway = {true, spec().gateway.replicas, spec().gateway.replicas, ""};
+  observed.gateway = {true, spec().gateway.replicas, spec().gateway.replicas, true, ""};
 }
 
 Plan Scene::Turn() {

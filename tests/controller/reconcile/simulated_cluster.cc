@@ -20,6 +20,7 @@ SimulatedCluster::SimulatedCluster(const Options& options, uint64_t seed)
   object_.spec.model = {"demo", "pvc://models/demo"};
   object_.spec.replicas = options.replicas;
   object_.spec.parallelism.expert = options.expert;
+  object_.spec.worker.gpus_per_pod = options.gpus_per_pod;
   object_.spec.update_strategy.max_unavailable = {options.max_unavailable, false};
   object_.spec.update_strategy.max_surge = {options.max_surge, false};
   object_.spec.worker.gang_timeout = absl::Seconds(40);
@@ -232,6 +233,9 @@ void SimulatedCluster::Fault() {
       break;
     case 8:
       ChangeEngine(64 << Draw(2));
+      if (options_.gpus_per_pod > 1 && OneIn(2)) {
+        object_.spec.worker.gpus_per_pod = OneIn(2) ? 1 : options_.gpus_per_pod;
+      }
       break;
     case 9:
       nodes_[static_cast<size_t>(Draw(static_cast<int>(nodes_.size())))].room =
@@ -277,7 +281,8 @@ bool SimulatedCluster::Converged() const {
   const Controller& controller = leader();
   if (controller.term != object_.status.term || !controller.plan.empty() ||
       num_serving() != object_.spec.replicas ||
-      static_cast<int>(pods_.size()) != object_.spec.replicas * options_.expert) {
+      static_cast<int>(pods_.size()) !=
+          object_.spec.replicas * options_.expert / object_.spec.worker.gpus_per_pod) {
     return false;
   }
   Controller fresh = controller;

@@ -8,7 +8,7 @@
 //
 // Checked at every step:
 //   * no two live processes of one slot run the same epoch, and an epoch is claimed once;
-//   * a group starts with every slot of its revision exactly once;
+//   * a group starts with every slot of its revision, as many ranks in a row as its pods have;
 //   * a pod is created only with an incarnation that the status has, and never under a name whose
 //   pod
 //     may have run;
@@ -39,6 +39,7 @@ class SimulatedCluster {
  public:
   struct Options {
     int expert = 3;
+    int gpus_per_pod = 1;  // above 1: edits switch between this and 1
     int replicas = 2;
     int max_unavailable = 0;
     int max_surge = 1;
@@ -89,7 +90,9 @@ class SimulatedCluster {
     ObservedGroup seen;
     uint64_t last_epoch = 0;
     bool may_adopt = true;
-    std::vector<std::string> member_of_slot;  // uid; empty: none
+    std::vector<int> slot_of_rank;
+    std::vector<std::string>
+        member_of_slot;  // uid of the pod, whose processes live and die together
     std::vector<int> num_failures;
   };
   struct Controller {
@@ -136,6 +139,7 @@ class SimulatedCluster {
   void Coordinate(Controller* controller);
   void WatchMembers(const Controller& controller, Group* group);
   void LoseMember(Group* group, size_t slot);
+  static void SetLoaded(Group* group, size_t slot, bool loaded);
   void Connect(Controller* controller, Group* group);
   bool ClaimEpoch(Controller* controller, Group* group);
 

@@ -26,7 +26,8 @@ Observed SimulatedCluster::Observe(const Controller& controller) const {
     observed.groups.push_back(group.seen);
   }
   observed.inspection = inspection_;
-  observed.gateway = {children_generation_ > 0, object_.spec.gateway.replicas, gateways_ready_, ""};
+  observed.gateway = {children_generation_ > 0, object_.spec.gateway.replicas, gateways_ready_,
+                      gateways_ready_ == object_.spec.gateway.replicas, ""};
   observed.children_current = children_generation_ == object_.generation;
   observed.last_create_error = controller.last_create_error;
   return observed;
@@ -292,17 +293,27 @@ bool SimulatedCluster::Do(Controller* controller, const DeletePod& remove) {
 
 bool SimulatedCluster::Do(Controller* controller, const StartGroup& start) {
   const api::RevisionStatus* revision = FindRevision(controller->deployment.status, start.revision);
-  const size_t num_slots = start.slot_of_rank.size();
-  std::vector<int> sorted = start.slot_of_rank;
-  std::sort(sorted.begin(), sorted.end());
-  for (size_t i = 0; i < num_slots; ++i) {
-    if (sorted[i] != static_cast<int>(i)) {
-      Broken("a group starts without every slot");
+  const size_t num_ranks = start.slot_of_rank.size();
+  const size_t num_slots = start.incarnations.size();
+  if (revision == nullptr || num_ranks != static_cast<size_t>(revision->num_slots) ||
+      num_ranks != num_slots * static_cast<size_t>(revision->gpus_per_pod)) {
+    Broken("a group starts with another layout than its revision's");
+    return false;
+  }
+  const size_t ranks_per_pod = num_ranks / num_slots;
+  std::vector<int> slots;
+  for (size_t rank = 0; rank < num_ranks; ++rank) {
+    if (rank % ranks_per_pod == 0) {
+      slots.push_back(start.slot_of_rank[rank]);
+    } else if (start.slot_of_rank[rank] != slots.back()) {
+      Broken("the ranks of a pod are not in a row");
     }
   }
-  if (revision == nullptr || num_slots != static_cast<size_t>(revision->num_slots) ||
-      start.incarnations.size() != num_slots) {
-    Broken("a group starts with another layout than its revision's");
+  std::sort(slots.begin(), slots.end());
+  for (size_t i = 0; i < num_slots; ++i) {
+    if (slots[i] != static_cast<int>(i)) {
+      Broken("a group starts without every slot");
+    }
   }
   if (controller != &leader() || controller->groups.contains(start.index)) {
     return true;
@@ -310,7 +321,8 @@ bool SimulatedCluster::Do(Controller* controller, const StartGroup& start) {
   Group group;
   group.seen.index = start.index;
   group.seen.used_incarnations = start.incarnations;
-  group.seen.rank_loaded.assign(num_slots, false);
+  group.seen.rank_loaded.assign(num_ranks, false);
+  group.slot_of_rank = start.slot_of_rank;
   group.last_epoch = start.last_epoch;
   group.member_of_slot.resize(num_slots);
   group.num_failures.resize(num_slots, 0);

@@ -10,9 +10,17 @@ namespace moe::reconcile {
 
 using Phase = ObservedGroup::Phase;
 
+void SimulatedCluster::SetLoaded(Group* group, size_t slot, bool loaded) {
+  for (size_t rank = 0; rank < group->slot_of_rank.size(); ++rank) {
+    if (group->slot_of_rank[rank] == static_cast<int>(slot)) {
+      group->seen.rank_loaded[rank] = loaded;
+    }
+  }
+}
+
 void SimulatedCluster::LoseMember(Group* group, size_t slot) {
   group->member_of_slot[slot].clear();
-  group->seen.rank_loaded[slot] = false;
+  SetLoaded(group, slot, false);
   group->may_adopt = false;
   for (const std::string& uid : group->member_of_slot) {
     if (Pod* pod = FindUid(uid); pod != nullptr) {
@@ -45,6 +53,9 @@ void SimulatedCluster::WatchMembers(const Controller& controller, Group* group) 
       }
     }
     int& used = seen.used_incarnations[slot];
+    const api::GroupStatus* claims = FindGroup(controller.deployment.status, seen.index);
+    const int claimed =
+        claims != nullptr && slot < claims->incarnations.size() ? claims->incarnations[slot] : 0;
     const ObservedPod* newest = nullptr;
     for (const ObservedPod& pod : controller.pods) {
       if (pod.group != seen.index || pod.slot != static_cast<int>(slot)) {
@@ -53,7 +64,7 @@ void SimulatedCluster::WatchMembers(const Controller& controller, Group* group) 
       if (pod.incarnation >= used) {
         used = pod.incarnation;
         const bool usable = !pod.terminating && pod.phase == ObservedPod::Phase::kRunning &&
-                            FindUnwanted(seen, pod) == nullptr;
+                            pod.incarnation >= claimed && FindUnwanted(seen, pod) == nullptr;
         newest = usable ? &pod : nullptr;
       }
     }
@@ -97,7 +108,7 @@ void SimulatedCluster::Connect(Controller* controller, Group* group) {
     if (pod == nullptr || !pod->process.alive || pod->process.term > controller->term) {
       return;
     }
-    group->seen.rank_loaded[slot] = pod->process.loaded;
+    SetLoaded(group, slot, pod->process.loaded);
     if (!pod->process.loaded) {
       group->seen.phase = Phase::kLoading;
       return;

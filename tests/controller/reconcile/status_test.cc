@@ -1,4 +1,6 @@
 // What the status says: the model, the revision, conditions, counts, the timeline, events.
+#include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -272,8 +274,27 @@ TEST(ConditionsTest, SayWhatIsMissing) {
     EXPECT_EQ(condition.reason, test_case.reason);
     EXPECT_THAT(condition.message, HasSubstr(test_case.message));
     EXPECT_EQ(condition.observed_generation, 1);
-    EXPECT_THAT(scene.status().conditions, SizeIs(8));
+    EXPECT_THAT(scene.status().conditions, SizeIs(9));
   }
+}
+
+TEST(ConditionsTest, AnUpdateIsInProgressUntilTheLastEarlierGroupIsGone) {
+  Scene scene = Serving(2);
+  EXPECT_EQ(scene.condition("UpdateInProgress").status, "False");
+  scene.spec().engine.max_queue = 1;
+  scene.Edit();
+  const std::string before = scene.status().revision;
+  for (int turn = 0; turn < 60; ++turn) {
+    scene.Turn();
+    const bool earlier =
+        std::any_of(scene.status().groups.begin(), scene.status().groups.end(),
+                    [&](const api::GroupStatus& group) { return group.revision == before; });
+    EXPECT_EQ(scene.condition("UpdateInProgress").status, earlier ? "True" : "False");
+    if (scene.condition("Ready").status == "True") break;
+  }
+  EXPECT_NE(scene.status().revision, before);
+  EXPECT_EQ(scene.condition("Ready").status, "True");
+  EXPECT_EQ(scene.condition("UpdateInProgress").reason, "UpToDate");
 }
 
 TEST(ConditionsTest, TheProgressDeadlineIsSaidAndEndsNothing) {
@@ -320,7 +341,7 @@ TEST(StatusTest, SaysWhatPrinterColumnsAndAutoscalersNeed) {
             "moe-operator.dev/slot=0");
   ASSERT_THAT(status.groups[0].ranks, SizeIs(2));
   EXPECT_EQ(status.groups[0].ranks[1],
-            (api::RankStatus{1, "demo-g0-s1-0", "node-0-0", "4-7", "Active"}));
+            (api::RankStatus{1, "demo-g0-s1-0", std::nullopt, "node-0-0", "4-7", "Active"}));
   scene.spec().ingress = api::IngressSpec{
       .host = "moe.example.com", .class_name = "", .tls_secret_name = "tls", .annotations = {}};
   scene.Edit();

@@ -56,6 +56,71 @@ class PodRuntimeTest : public ::testing::Test {
   PodRuntime runtime_{{1, 0}, [this] { ++num_changes_; }};
 };
 
+// A group of four in two pods: ranks 0 and 1 are the pod of slot 1, ranks 2 and 3 that of slot 0.
+class SharedPodTest : public PodRuntimeTest {
+ protected:
+  void Connect() {
+    runtime_.SetCallbacks({.on_exit =
+                               [this](const WorkerExit& exit) {
+                                 log_.push_back(absl::StrCat("exit ", exit.slot, " ",
+                                                             exit.worker_id, " ", exit.description,
+                                                             ": ", exit.last_lines));
+                               },
+                           .on_started =
+                               [this](int rank, const std::string& id) {
+                                 log_.push_back(absl::StrCat("start ", rank, " ", id));
+                               }});
+  }
+
+  PodRuntime runtime_{{1, 1, 0, 0}, [this] { ++num_changes_; }};
+};
+
+TEST_F(SharedPodTest, AllRanksOfAPodStartAndEndWithIt) {
+  Connect();
+  runtime_.Observe({Live(0, 0, "a"), Live(1, 0, "b")});
+  EXPECT_THAT(TakeLog(), ElementsAre("start 2 a/0", "start 3 a/1", "start 0 b/0", "start 1 b/1"));
+  runtime_.Observe({Live(0, 0, "a"), Ended(1, 0, "b")});
+  EXPECT_THAT(TakeLog(), ElementsAre("exit 0 b/0 exited with status 1: its last words",
+                                     "exit 1 b/1 exited with status 1: its last words"));
+  runtime_.Observe({Live(0, 0, "a")});
+  EXPECT_THAT(TakeLog(), IsEmpty());
+}
+
+TEST_F(SharedPodTest, ThePodIsWantedOnceWhicheverOfItsRanksAsks) {
+  Connect();
+  ASSERT_TRUE(runtime_.StartWorker(3).ok());
+  ASSERT_TRUE(runtime_.StartWorker(2).ok());
+  EXPECT_THAT(runtime_.WantedSlots(), ElementsAre(0));
+  EXPECT_EQ(num_changes_, 1);
+  ASSERT_TRUE(runtime_.StartWorker(0).ok());
+  EXPECT_THAT(runtime_.WantedSlots(), ElementsAre(0, 1));
+}
+
+TEST_F(SharedPodTest, ARankThatAsksWhenItsPodHasComeWantsNoOther) {
+  Connect();
+  ASSERT_TRUE(runtime_.StartWorker(0).ok());
+  runtime_.Observe({Live(1, 1, "b")});
+  ASSERT_TRUE(runtime_.StartWorker(1).ok());
+  EXPECT_THAT(runtime_.WantedSlots(), IsEmpty());
+  // Once that pod has ended it does.
+  runtime_.Observe({Ended(1, 1, "b")});
+  ASSERT_TRUE(runtime_.StartWorker(1).ok());
+  EXPECT_THAT(runtime_.WantedSlots(), ElementsAre(1));
+}
+
+TEST_F(SharedPodTest, WhoGivesUpOneProcessGivesUpThePod) {
+  Connect();
+  runtime_.Observe({Live(0, 0, "a"), Live(1, 0, "b")});
+  TakeLog();
+  runtime_.Kill("b/1", "it hangs");
+  EXPECT_THAT(TakeLog(), ElementsAre("exit 0 b/0 was ended: ", "exit 1 b/1 was ended: "));
+  EXPECT_THAT(runtime_.UnwantedPods(), ElementsAre(UnwantedPod{"b", "it hangs"}));
+  // The group may give up the other one in the same breath: the first reason stays.
+  runtime_.Kill("b/0", "it sent no heartbeat");
+  EXPECT_THAT(TakeLog(), IsEmpty());
+  EXPECT_THAT(runtime_.UnwantedPods(), ElementsAre(UnwantedPod{"b", "it hangs"}));
+}
+
 TEST_F(PodRuntimeTest, AStartIsWantedUntilAPodOfItsSlotIsSeen) {
   Connect();
   const auto answer = runtime_.StartWorker(0);
@@ -133,6 +198,20 @@ TEST_F(PodRuntimeTest, OfTwoPodsOfOneSlotTheHigherIncarnationCounts) {
   runtime_.Observe({Live(0, 2, "new"), Live(0, 3, "newest"), Live(1, 5, "b")});
   EXPECT_THAT(TakeLog(), ElementsAre("exit 1 new was replaced by another pod", "start 1 newest"));
   EXPECT_THAT(runtime_.UnwantedPods(), ElementsAre(UnwantedPod{"new", ""}));
+}
+
+TEST_F(PodRuntimeTest, APodBelowTheClaimNeverCountsEvenIfItIsTheOnlyOne) {
+  Connect();
+  runtime_.StartWorker(1).IgnoreError();
+  runtime_.RaiseIncarnations({3, 0});
+  // Made late, by a leader that is gone.
+  runtime_.Observe({Live(0, 2, "late")});
+  EXPECT_THAT(TakeLog(), IsEmpty());
+  EXPECT_THAT(runtime_.WantedSlots(), ElementsAre(0));
+  EXPECT_THAT(runtime_.UnwantedPods(), ElementsAre(UnwantedPod{"late", ""}));
+  runtime_.Observe({Live(0, 2, "late"), Live(0, 3, "claimed")});
+  EXPECT_THAT(TakeLog(), ElementsAre("start 1 claimed"));
+  EXPECT_THAT(runtime_.WantedSlots(), IsEmpty());
 }
 
 TEST_F(PodRuntimeTest, ASlotThatNoRankHasIsNotOurs) {
