@@ -21,7 +21,7 @@
 #include "controller/coordinator/file_epoch_store.h"
 #include "controller/coordinator/placement.h"
 #include "controller/coordinator/server.h"
-#include "controller/runtime/local_processes.h"
+#include "runtime/local_processes.h"
 #include "controller/terminal.h"
 #include "spdlog/sinks/callback_sink.h"
 #include "spdlog/spdlog.h"

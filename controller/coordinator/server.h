@@ -33,7 +33,7 @@
 #include "controller/coordinator/certifier.h"
 #include "controller/coordinator/epoch_store.h"
 #include "controller/coordinator/group.h"
-#include "controller/runtime/runtime.h"
+#include "runtime/runtime.h"
 #include "proto/coordinator.pb.h"
 
 namespace moe::coordinator {

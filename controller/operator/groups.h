@@ -25,7 +25,7 @@
 #include "controller/operator/operator_metrics.h"
 #include "controller/operator/recovery.h"
 #include "controller/reconcile/plan.h"
-#include "controller/runtime/pod_runtime.h"
+#include "runtime/pod_runtime.h"
 
 namespace moe::controller {
 

@@ -24,7 +24,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
-#include "controller/runtime/local_processes.h"
+#include "runtime/local_processes.h"
 
 namespace moe::worker {
 

@@ -13,7 +13,7 @@
 #include "controller/coordinator/certifier.h"
 #include "controller/coordinator/file_epoch_store.h"
 #include "controller/coordinator/server.h"
-#include "controller/runtime/pod_runtime.h"
+#include "runtime/pod_runtime.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "identity/credentials.h"

@@ -14,7 +14,7 @@ extern "C" {
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "controller/runtime/spawn.h"
+#include "runtime/spawn.h"
 
 namespace moe::runtime {
 namespace {

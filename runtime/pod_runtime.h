@@ -11,9 +11,9 @@
 // A pod that the group gave up counts as ended at once. It may hang in Terminating for as long as
 // it likes; its successor has another uid, and nothing that it still says is heard.
 //
-// Tested by tests/controller/runtime/pod_runtime_test.cc.
-#ifndef MOE_CONTROLLER_RUNTIME_POD_RUNTIME_H_
-#define MOE_CONTROLLER_RUNTIME_POD_RUNTIME_H_
+// Tested by tests/runtime/pod_runtime_test.cc.
+#ifndef MOE_RUNTIME_POD_RUNTIME_H_
+#define MOE_RUNTIME_POD_RUNTIME_H_
 
 #include <functional>
 #include <map>
@@ -27,7 +27,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "controller/runtime/runtime.h"
+#include "runtime/runtime.h"
 
 namespace moe::runtime {
 
@@ -115,4 +115,4 @@ class PodRuntime : public Runtime {
 
 }  // namespace moe::runtime
 
-#endif  // MOE_CONTROLLER_RUNTIME_POD_RUNTIME_H_
+#endif  // MOE_RUNTIME_POD_RUNTIME_H_

@@ -1,5 +1,5 @@
 // Runs real processes: /bin/sh and friends stand in for workers.
-#include "controller/runtime/local_processes.h"
+#include "runtime/local_processes.h"
 
 #include <fcntl.h>
 #include <signal.h>

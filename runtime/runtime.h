@@ -1,7 +1,7 @@
 // Where worker processes come from: processes of this machine (LocalProcesses) or pods
 // (PodRuntime).
-#ifndef MOE_CONTROLLER_RUNTIME_RUNTIME_H_
-#define MOE_CONTROLLER_RUNTIME_RUNTIME_H_
+#ifndef MOE_RUNTIME_RUNTIME_H_
+#define MOE_RUNTIME_RUNTIME_H_
 
 #include <functional>
 #include <optional>
@@ -52,4 +52,4 @@ class Runtime {
 
 }  // namespace moe::runtime
 
-#endif  // MOE_CONTROLLER_RUNTIME_RUNTIME_H_
+#endif  // MOE_RUNTIME_RUNTIME_H_

@@ -1,9 +1,9 @@
 // The last lines that a process wrote, from the raw bytes of its pipe.
 //
 // Bounded whatever the process writes. Not thread-safe.
-// Tested by tests/controller/runtime/log_tail_test.cc.
-#ifndef MOE_CONTROLLER_RUNTIME_LOG_TAIL_H_
-#define MOE_CONTROLLER_RUNTIME_LOG_TAIL_H_
+// Tested by tests/runtime/log_tail_test.cc.
+#ifndef MOE_RUNTIME_LOG_TAIL_H_
+#define MOE_RUNTIME_LOG_TAIL_H_
 
 #include <cstddef>
 #include <deque>
@@ -42,4 +42,4 @@ class LogTail {
 
 }  // namespace moe::runtime
 
-#endif  // MOE_CONTROLLER_RUNTIME_LOG_TAIL_H_
+#endif  // MOE_RUNTIME_LOG_TAIL_H_

@@ -1,4 +1,4 @@
-#include "controller/runtime/log_tail.h"
+#include "runtime/log_tail.h"
 
 #include <string>
 

@@ -1,6 +1,6 @@
 // Starts one child process that can't outlive its parent.
-#ifndef MOE_CONTROLLER_RUNTIME_SPAWN_H_
-#define MOE_CONTROLLER_RUNTIME_SPAWN_H_
+#ifndef MOE_RUNTIME_SPAWN_H_
+#define MOE_RUNTIME_SPAWN_H_
 
 #include <sys/types.h>
 
@@ -26,4 +26,4 @@ absl::StatusOr<SpawnedProcess> Spawn(const std::vector<std::string>& arguments);
 
 }  // namespace moe::runtime
 
-#endif  // MOE_CONTROLLER_RUNTIME_SPAWN_H_
+#endif  // MOE_RUNTIME_SPAWN_H_

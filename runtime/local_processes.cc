@@ -25,9 +25,9 @@ extern "C" {
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
-#include "controller/runtime/local_processes.h"
-#include "controller/runtime/log_tail.h"
-#include "controller/runtime/spawn.h"
+#include "runtime/local_processes.h"
+#include "runtime/log_tail.h"
+#include "runtime/spawn.h"
 
 namespace moe::runtime {
 

@@ -4,9 +4,9 @@
 // kills a child when the thread that started it ends. So nobody stays behind, also when this
 // process is killed. The end of a process is seen at once (pidfd), not at the next poll.
 //
-// Tested by tests/controller/runtime/local_processes_test.cc.
-#ifndef MOE_CONTROLLER_RUNTIME_LOCAL_PROCESSES_H_
-#define MOE_CONTROLLER_RUNTIME_LOCAL_PROCESSES_H_
+// Tested by tests/runtime/local_processes_test.cc.
+#ifndef MOE_RUNTIME_LOCAL_PROCESSES_H_
+#define MOE_RUNTIME_LOCAL_PROCESSES_H_
 
 #include <cstddef>
 #include <functional>
@@ -18,7 +18,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "controller/runtime/runtime.h"
+#include "runtime/runtime.h"
 
 namespace moe::runtime {
 
@@ -60,4 +60,4 @@ std::string DescribeExit(int wait_status);
 
 }  // namespace moe::runtime
 
-#endif  // MOE_CONTROLLER_RUNTIME_LOCAL_PROCESSES_H_
+#endif  // MOE_RUNTIME_LOCAL_PROCESSES_H_

@@ -1,4 +1,4 @@
-#include "controller/runtime/pod_runtime.h"
+#include "runtime/pod_runtime.h"
 
 #include <memory>
 #include <string>
