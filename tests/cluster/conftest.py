@@ -45,6 +45,12 @@ def right():
     return right_answers()
 
 
+def namespace_of(item):
+    """Of the deployment that a test is about, if there is one."""
+    found = [value.namespace for value in item.funcargs.values() if isinstance(value, Deployment)]
+    return found[0] if found else OPERATOR_NAMESPACE
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """What the cluster knows about a failure, since it is gone afterwards."""
@@ -53,10 +59,14 @@ def pytest_runtest_makereport(item, call):
         for what, command in (
                 ("controllers", ("logs", "-n", OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/component=controller",
                                  "--prefix", "--tail=60")),
+                ("gateways", ("logs", "-n", namespace_of(item), "-l", "app.kubernetes.io/component=gateway",
+                              "--prefix", "--tail=60")),
                 ("deployments", ("get", "moed,pods", "-A", "-o", "wide")),
                 ("events", ("get", "events", "-A", "--sort-by=.lastTimestamp"))):
             done = kubectl(*command, check=False)
             report.sections.append((what, (done.stdout + done.stderr)[-3000:]))
+        with open("/cluster/log/traefik", encoding="utf-8") as file:
+            report.sections.append(("ingress controller", file.read()[-3000:]))
     return report
 
 

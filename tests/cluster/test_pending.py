@@ -89,6 +89,8 @@ def test_no_gpu_at_all_is_said_at_once(make_deployment, node_gpus):
     assert "0 of 2 pods have a node" in held_up["message"] and "Insufficient nvidia.com/gpu" in held_up["message"]
     assert condition(deployment.get(), "Ready")["reason"] == "Unschedulable"
     wait_event(deployment, "Unschedulable", "Insufficient nvidia.com/gpu")
+    # It would hold its turn until its gangTimeout, and gangs take turns.
+    kubectl("delete", "moedeployment", "none", "-n", deployment.namespace, "--timeout=60s")
 
 
 def test_the_founding_sample_says_what_it_lacks(make_deployment):

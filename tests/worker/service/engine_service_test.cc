@@ -218,8 +218,8 @@ TEST_F(EngineServiceTest, AStreamThatTheGatewayClosesFreesItsCacheToo) {
   gateway.Write(Request(1, Prompt(3), 90000));
   EXPECT_TRUE(gateway.Read().has_events());
   EXPECT_TRUE(gateway.Close().ok());
-  WaitUntil([&] { return !leader_->HasWork(); });
-  EXPECT_EQ(leader_->stats().kv_usage(), 0);
+  // The stats are those of a step that may still run.
+  WaitUntil([&] { return !leader_->HasWork() && leader_->stats().kv_usage() == 0; });
 }
 
 TEST_F(EngineServiceTest, ACancelledRequestEndsAlone) {
