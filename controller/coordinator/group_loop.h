@@ -23,8 +23,8 @@
 #include "absl/time/time.h"
 #include "controller/coordinator/epoch_store.h"
 #include "controller/coordinator/group.h"
-#include "runtime/runtime.h"
 #include "proto/coordinator.pb.h"
+#include "runtime/runtime.h"
 
 namespace moe::coordinator {
 

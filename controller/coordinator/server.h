@@ -33,8 +33,8 @@
 #include "controller/coordinator/certifier.h"
 #include "controller/coordinator/epoch_store.h"
 #include "controller/coordinator/group.h"
-#include "runtime/runtime.h"
 #include "proto/coordinator.pb.h"
+#include "runtime/runtime.h"
 
 namespace moe::coordinator {
 

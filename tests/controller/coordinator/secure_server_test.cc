@@ -13,12 +13,12 @@
 #include "controller/coordinator/certifier.h"
 #include "controller/coordinator/file_epoch_store.h"
 #include "controller/coordinator/server.h"
-#include "runtime/pod_runtime.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "identity/credentials.h"
 #include "identity/enrollment.h"
 #include "proto/coordinator.grpc.pb.h"
+#include "runtime/pod_runtime.h"
 #include "tests/identity/test_authority.h"
 #include "worker/membership/membership.h"
 
