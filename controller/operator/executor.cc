@@ -17,6 +17,7 @@
 #include "controller/manifests/names.h"
 #include "controller/manifests/worker_pod.h"
 #include "controller/operator/observe.h"
+#include "controller/reconcile/decision.h"
 
 namespace moe::controller {
 namespace {
@@ -55,13 +56,6 @@ absl::Status RunAll(const std::vector<std::function<absl::Status()>>& calls, int
   work();
   for (std::thread& thread : threads) thread.join();
   return first;
-}
-
-const api::GroupStatus* FindGroup(const api::MoEDeploymentStatus& status, int index) {
-  for (const api::GroupStatus& group : status.groups) {
-    if (group.index == index) return &group;
-  }
-  return nullptr;
 }
 
 // The first one of the slot; -1: not decided yet.
@@ -124,7 +118,7 @@ class Executor::Run {
   absl::Status NoteRanks() {
     std::vector<std::function<absl::Status()>> calls;
     for (const reconcile::ObservedPod& pod : in_.observed->pods) {
-      const api::GroupStatus* group = FindGroup(deployment_.status, pod.group);
+      const api::GroupStatus* group = reconcile::FindGroup(deployment_.status, pod.group);
       if (group == nullptr || !group->active || pod.terminating) continue;
       const int rank = RankOf(group->slot_of_rank, pod.slot);
       const std::shared_ptr<const Json> cached = in_.find_pod(pod.name);
@@ -210,7 +204,7 @@ class Executor::Run {
   }
 
   absl::Status Do(const reconcile::CreatePod& action) {
-    const api::GroupStatus* group = FindGroup(deployment_.status, action.group);
+    const api::GroupStatus* group = reconcile::FindGroup(deployment_.status, action.group);
     if (group == nullptr) {
       return absl::InternalError(absl::StrCat("group ", action.group, " is not in the status"));
     }

@@ -9,6 +9,7 @@
 #include "controller/operator/group_options.h"
 #include "controller/operator/observe.h"
 #include "controller/operator/status_epoch_store.h"
+#include "controller/reconcile/decision.h"
 
 namespace moe::controller {
 
@@ -123,11 +124,8 @@ absl::Status Groups::Start(const api::MoEDeployment& deployment, uint64_t term,
                            const std::vector<ObservedPod>& pods, uint32_t attention_threads) {
   const ObjectKey key{deployment.ns, deployment.name};
   if (Has(key, action.index)) return absl::OkStatus();
-  const auto& revisions = deployment.status.revisions;
-  const auto revision =
-      std::find_if(revisions.begin(), revisions.end(),
-                   [&action](const api::RevisionStatus& r) { return r.name == action.revision; });
-  if (revision == revisions.end()) {
+  const api::RevisionStatus* revision = reconcile::FindRevision(deployment.status, action.revision);
+  if (revision == nullptr) {
     return absl::FailedPreconditionError(
         absl::StrCat("the status does not know revision ", action.revision));
   }
@@ -243,12 +241,11 @@ bool Groups::Has(const ObjectKey& deployment, int index) const {
 }
 
 void Groups::ObservePods(const ObjectKey& deployment, const std::vector<ObservedPod>& pods,
-                         const std::vector<api::GroupStatus>& claimed) {
+                         const api::MoEDeploymentStatus& claimed) {
   for (const GroupPtr& group : Of(deployment)) {
-    const auto claims = std::find_if(
-        claimed.begin(), claimed.end(),
-        [&group](const api::GroupStatus& status) { return status.index == group->index; });
-    if (claims != claimed.end()) group->pods.RaiseIncarnations(claims->incarnations);
+    if (const api::GroupStatus* claims = reconcile::FindGroup(claimed, group->index)) {
+      group->pods.RaiseIncarnations(claims->incarnations);
+    }
     {
       absl::MutexLock lock(&group->mu);
       RaiseUsed(pods, group->index, &group->used_incarnations);

@@ -65,7 +65,7 @@ class Groups : public GroupControl {
   // above it exists yet: a leader that is gone may have made it late.
   void ObservePods(const kube::ObjectKey& deployment,
                    const std::vector<reconcile::ObservedPod>& pods,
-                   const std::vector<api::GroupStatus>& claimed);
+                   const api::MoEDeploymentStatus& claimed);
 
   bool Has(const kube::ObjectKey& deployment, int index) const;
   std::vector<reconcile::ObservedGroup> Observe(const kube::ObjectKey& deployment) const;

@@ -329,7 +329,7 @@ void Reconciler::Observe(const api::ParsedDeployment& parsed, State* state, Roun
   }
   // A deployment that is being deleted has its pods serve until its gateways have drained.
   if (!observed.deployment.deleting) {
-    groups_.ObservePods(round->key, observed.pods, observed.deployment.status.groups);
+    groups_.ObservePods(round->key, observed.pods, observed.deployment.status);
   }
   observed.groups = groups_.Observe(round->key);
   observed.expert_load = groups_.ExpertLoad(round->key, observed.now);

@@ -72,6 +72,18 @@ def delete_namespace(name):
 
 # --- MoEDeployments and their pods ---
 
+def manifest(name, num_workers, host=None, gateways=2, grace_seconds=30, **spec):
+    """A deployment of the demo model on CPUs, as small as serves; `spec`: fields beside or instead of these."""
+    fields = {"model": {"name": "demo", "uri": "file:///models/demo"}, "parallelism": {"expert": num_workers},
+              "backend": "CPU", "engine": {"kvCacheMemory": "64Mi"},
+              "gateway": {"replicas": gateways,
+                          "podTemplate": {"spec": {"terminationGracePeriodSeconds": grace_seconds}}}}
+    if host:
+        fields["ingress"] = {"host": host, "className": "traefik"}
+    return json.dumps({"apiVersion": "moe-operator.dev/v1alpha1", "kind": "MoEDeployment", "metadata": {"name": name},
+                       "spec": fields | spec})
+
+
 def condition(deployment, kind):
     """The condition of that type, or {}."""
     found = [c for c in deployment.get("status", {}).get("conditions", []) if c["type"] == kind]

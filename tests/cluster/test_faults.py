@@ -10,23 +10,12 @@ import time
 import pytest
 
 from answers import Load
-from cluster import (NODE_ADDRESS, OPERATOR_NAMESPACE, condition, controllers, get, is_true, kubectl, leader, rank_pod,
-                     restarts, run, send_signal, wait_until, wait_whole)
+from cluster import (NODE_ADDRESS, OPERATOR_NAMESPACE, condition, controllers, get, is_true, kubectl, leader,
+                     manifest, rank_pod, restarts, run, send_signal, wait_until, wait_whole)
 from conftest import VERSION
 
 HOST = "faults.example.com"
-MANIFEST = f"""
-apiVersion: moe-operator.dev/v1alpha1
-kind: MoEDeployment
-metadata: {{name: four}}
-spec:
-  model: {{name: demo, uri: "file:///models/demo"}}
-  parallelism: {{expert: 4}}
-  backend: CPU
-  engine: {{kvCacheMemory: 64Mi}}
-  gateway: {{replicas: 1, podTemplate: {{spec: {{terminationGracePeriodSeconds: 30}}}}}}
-  ingress: {{host: {HOST}, className: traefik}}
-"""
+MANIFEST = manifest("four", 4, HOST, gateways=1)
 HOLD = "moe-test.example/hold"
 
 

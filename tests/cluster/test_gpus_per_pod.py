@@ -8,23 +8,11 @@ import urllib.request
 import pytest
 
 from answers import Load, ask, client
-from cluster import NODE_ADDRESS, get, is_true, pids, restarts, wait_until
+from cluster import NODE_ADDRESS, get, is_true, manifest, pids, restarts, wait_until
 
 HOST = "gpus-per-pod.example.com"
 GPUS_PER_POD = 4
-MANIFEST = f"""
-apiVersion: moe-operator.dev/v1alpha1
-kind: MoEDeployment
-metadata: {{name: shared}}
-spec:
-  model: {{name: demo, uri: "file:///models/demo"}}
-  parallelism: {{expert: 8}}
-  backend: CPU
-  engine: {{kvCacheMemory: 64Mi}}
-  worker: {{gpusPerPod: {GPUS_PER_POD}}}
-  gateway: {{replicas: 2, podTemplate: {{spec: {{terminationGracePeriodSeconds: 30}}}}}}
-  ingress: {{host: {HOST}, className: traefik}}
-"""
+MANIFEST = manifest("shared", 8, HOST, worker={"gpusPerPod": GPUS_PER_POD})
 
 
 @pytest.fixture(scope="module")

@@ -6,23 +6,11 @@ import time
 import pytest
 
 from answers import Load
-from cluster import (NODE_ADDRESS, OPERATOR_NAMESPACE, controllers, kubectl_json, pids, rank_pod, send_signal)
+from cluster import NODE_ADDRESS, OPERATOR_NAMESPACE, controllers, kubectl_json, manifest, pids, rank_pod, send_signal
 from network_policies import Policies, tcp_connections
 
 HOST = "policies.example.com"
-MANIFEST = f"""
-apiVersion: moe-operator.dev/v1alpha1
-kind: MoEDeployment
-metadata: {{name: guarded}}
-spec:
-  model: {{name: demo, uri: "file:///models/demo"}}
-  replicas: 2
-  parallelism: {{expert: 4}}
-  backend: CPU
-  engine: {{kvCacheMemory: 64Mi}}
-  gateway: {{replicas: 2, podTemplate: {{spec: {{terminationGracePeriodSeconds: 30}}}}}}
-  ingress: {{host: {HOST}, className: traefik}}
-"""
+MANIFEST = manifest("guarded", 4, HOST, replicas=2)
 PORTS = {"coordinator": 7700, "controller metrics": 7701, "engine": 7710, "exchange": 7711, "worker metrics": 7712,
          "gateway": 8000, "gateway metrics": 8001}
 # (from, to, port). A stranger is a pod of another namespace without our labels.

@@ -15,23 +15,12 @@ import urllib.request
 import pytest
 
 from answers import Load
-from cluster import NODE_ADDRESS, OPERATOR_NAMESPACE, controllers, rank_pod, send_signal, wait_until
+from cluster import NODE_ADDRESS, OPERATOR_NAMESPACE, controllers, manifest, rank_pod, send_signal, wait_until
 from conftest import CHART
 
 HOST = "observed.example.com"
 PORT = 19090
-MANIFEST = f"""
-apiVersion: moe-operator.dev/v1alpha1
-kind: MoEDeployment
-metadata: {{name: observed}}
-spec:
-  model: {{name: demo, uri: "file:///models/demo"}}
-  parallelism: {{expert: 8}}
-  backend: CPU
-  engine: {{kvCacheMemory: 64Mi}}
-  gateway: {{replicas: 2, podTemplate: {{spec: {{terminationGracePeriodSeconds: 30}}}}}}
-  ingress: {{host: {HOST}, className: traefik}}
-"""
+MANIFEST = manifest("observed", 8, HOST)
 DASHBOARDS = sorted(glob.glob(os.path.join(CHART, "dashboards", "*.json")))
 ALERTS = os.path.join(CHART, "files", "alerts.yaml")
 # Series that only a GPU has, or that a run without failures never makes.

@@ -8,20 +8,16 @@ import time
 import pytest
 
 from cluster import (OPERATOR_NAMESPACE, ROOT, apply, condition, controllers, delete_namespace, is_true, items, kubectl,
-                     kubectl_json, leader, make_namespace, wait_until)
+                     kubectl_json, leader, make_namespace, manifest, wait_until)
 from conftest import Deployment, left_of
 
 
-def manifest(name, gpus=0, num_workers=4, gang_timeout="10m"):
+def pending_manifest(name, gpus=0, num_workers=4, gang_timeout="10m"):
     """A small deployment; each worker may ask for GPUs, as the node has them on paper."""
     limits = {"limits": {"nvidia.com/gpu": gpus}} if gpus else {}
-    return json.dumps({
-        "apiVersion": "moe-operator.dev/v1alpha1", "kind": "MoEDeployment", "metadata": {"name": name},
-        "spec": {"model": {"name": "demo", "uri": "file:///models/demo"}, "parallelism": {"expert": num_workers},
-                 "backend": "CPU", "engine": {"kvCacheMemory": "64Mi"},
-                 "worker": {"gangTimeout": gang_timeout, "podTemplate": {"spec": {"containers": [
-                     {"name": "worker", "resources": limits}]}}},
-                 "gateway": {"replicas": 1, "podTemplate": {"spec": {"terminationGracePeriodSeconds": 10}}}}})
+    return manifest(name, num_workers, gateways=1, grace_seconds=10, worker={
+        "gangTimeout": gang_timeout,
+        "podTemplate": {"spec": {"containers": [{"name": "worker", "resources": limits}]}}})
 
 
 def set_node_gpus(number):
@@ -64,7 +60,7 @@ def all_workers(deployment):
 
 def test_a_gang_without_room_is_given_back_whole_and_comes_when_there_is_room(make_deployment, node_gpus):
     """4 workers of 20 GPUs on a node with 64: three would fit."""
-    deployment = make_deployment(manifest("wide", gpus=20, gang_timeout="6s"), "wide", "pending-room")
+    deployment = make_deployment(pending_manifest("wide", gpus=20, gang_timeout="6s"), "wide", "pending-room")
     held_up = wait_condition(deployment, "GangScheduled", "Unschedulable")
     assert "3 of 4 pods have a node" in held_up["message"] and "nvidia.com/gpu" in held_up["message"], held_up
     wait_event(deployment, "Unschedulable", "nvidia.com/gpu")
@@ -84,7 +80,7 @@ def test_a_gang_without_room_is_given_back_whole_and_comes_when_there_is_room(ma
 
 def test_no_gpu_at_all_is_said_at_once(make_deployment, node_gpus):
     node_gpus(0)
-    deployment = make_deployment(manifest("none", gpus=1, num_workers=2), "none", "pending-gpu")
+    deployment = make_deployment(pending_manifest("none", gpus=1, num_workers=2), "none", "pending-gpu")
     held_up = wait_condition(deployment, "GangScheduled", "Unschedulable")
     assert "0 of 2 pods have a node" in held_up["message"] and "Insufficient nvidia.com/gpu" in held_up["message"]
     assert condition(deployment.get(), "Ready")["reason"] == "Unschedulable"
@@ -108,7 +104,7 @@ def test_a_quota_holds_back_the_whole_gang(make_deployment):
     # The gateway and three of four workers.
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few-pods"}, "spec": {"hard": {"pods": "4"}}}
     apply(quota, namespace=namespace)
-    deployment = make_deployment(manifest("bounded"), "bounded", namespace)
+    deployment = make_deployment(pending_manifest("bounded"), "bounded", namespace)
     refused = wait_condition(deployment, "GangScheduled", "CreateFailed")
     assert "exceeded quota: few-pods" in refused["message"], refused
     wait_event(deployment, "CreateFailed", "exceeded quota: few-pods")
@@ -131,7 +127,7 @@ def log_lines_about(namespace, since):
 def test_a_namespace_that_is_deleted_ends_with_what_serves_in_it(operator):
     namespace = "pending-end"
     make_namespace(namespace)
-    kubectl("apply", "-n", namespace, "-f", "-", stdin=manifest("doomed", num_workers=2))
+    kubectl("apply", "-n", namespace, "-f", "-", stdin=pending_manifest("doomed", num_workers=2))
     deployment = Deployment("doomed", namespace)
     deployment.wait_ready()
     start = time.monotonic()
@@ -146,7 +142,7 @@ def test_a_namespace_that_is_deleted_ends_with_what_serves_in_it(operator):
 
 def test_a_deployment_that_is_deleted_while_no_operator_runs_leaves_nothing(make_deployment):
     """No finalizer: an operator that is gone keeps nothing from being deleted."""
-    deployment = make_deployment(manifest("orphan", num_workers=2), "orphan", "pending-outage")
+    deployment = make_deployment(pending_manifest("orphan", num_workers=2), "orphan", "pending-outage")
     deployment.wait_ready()
     operator = kubectl_json("get", "deployments", "-n", OPERATOR_NAMESPACE)["items"][0]["metadata"]["name"]
 

@@ -6,22 +6,11 @@ import time
 import pytest
 
 from answers import Load, ask, client
-from cluster import (NODE_ADDRESS, controllers, is_true, leader, pids, rank_pod, restarts, send_signal, wait_until,
-                     wait_whole, without_api_server)
+from cluster import (NODE_ADDRESS, controllers, is_true, leader, manifest, pids, rank_pod, restarts, send_signal,
+                     wait_until, wait_whole, without_api_server)
 
 HOST = "recovery.example.com"
-MANIFEST = f"""
-apiVersion: moe-operator.dev/v1alpha1
-kind: MoEDeployment
-metadata: {{name: eight}}
-spec:
-  model: {{name: demo, uri: "file:///models/demo"}}
-  parallelism: {{expert: 8}}
-  backend: CPU
-  engine: {{kvCacheMemory: 64Mi}}
-  gateway: {{replicas: 2, podTemplate: {{spec: {{terminationGracePeriodSeconds: 30}}}}}}
-  ingress: {{host: {HOST}, className: traefik}}
-"""
+MANIFEST = manifest("eight", 8, HOST)
 
 
 @pytest.fixture(scope="module")

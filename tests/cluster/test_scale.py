@@ -5,24 +5,11 @@ import json
 import pytest
 
 from answers import Load
-from cluster import NODE_ADDRESS, is_true, items, kubectl, wait_until, workers
+from cluster import NODE_ADDRESS, is_true, items, kubectl, manifest, wait_until, workers
 from conftest import VERSION
 
 HOST = "scale.example.com"
-MANIFEST = f"""
-apiVersion: moe-operator.dev/v1alpha1
-kind: MoEDeployment
-metadata: {{name: groups}}
-spec:
-  model: {{name: demo, uri: "file:///models/demo"}}
-  replicas: 2
-  parallelism: {{expert: 8}}
-  backend: CPU
-  engine: {{kvCacheMemory: 64Mi}}
-  gateway: {{replicas: 2, podTemplate: {{spec: {{terminationGracePeriodSeconds: 30}}}}}}
-  ingress: {{host: {HOST}, className: traefik}}
-  updateStrategy: {{maxUnavailable: 0, maxSurge: 1}}
-"""
+MANIFEST = manifest("groups", 8, HOST, replicas=2, updateStrategy={"maxUnavailable": 0, "maxSurge": 1})
 
 
 @pytest.fixture(scope="module")

@@ -204,14 +204,7 @@ TEST_F(GroupTest, EpochsGoOnFromTheLastOneClaimed) {
 }
 
 TEST_F(GroupTest, AControllerThatTakesOverKeepsTheRunningEpoch) {
-  GroupOptions options;
-  options.term = 2;
-  options.last_epoch = 5;
-  Make(3, options);
-  for (int slot = 0; slot < 3; ++slot) {
-    ids_[slot] = absl::StrCat("old", slot);
-    Step(WorkerStarted{slot, ids_[slot]});
-  }
+  TakeOver(3, /*last_epoch=*/5);
   EXPECT_THAT(Only<StartWorker>(Step(Tick{})), IsEmpty());
   for (int slot = 0; slot < 3; ++slot) {
     EXPECT_THAT(Sent(Hello(slot, 5)), ElementsAre(absl::StrCat(slot, ":assign ", slot)));
@@ -224,14 +217,7 @@ TEST_F(GroupTest, AControllerThatTakesOverKeepsTheRunningEpoch) {
 }
 
 TEST_F(GroupTest, AControllerThatTakesOverAHalfRunningGroupFormsANewEpoch) {
-  GroupOptions options;
-  options.term = 2;
-  options.last_epoch = 5;
-  Make(2, options);
-  for (int slot = 0; slot < 2; ++slot) {
-    ids_[slot] = absl::StrCat("old", slot);
-    Step(WorkerStarted{slot, ids_[slot]});
-  }
+  TakeOver(2, /*last_epoch=*/5);
   Hello(0, 5);
   Hello(1, 0);
   Loaded(0);
@@ -239,14 +225,7 @@ TEST_F(GroupTest, AControllerThatTakesOverAHalfRunningGroupFormsANewEpoch) {
 }
 
 TEST_F(GroupTest, AnEpochThatFailsDuringATakeoverIsNotKept) {
-  GroupOptions options;
-  options.term = 2;
-  options.last_epoch = 5;
-  Make(2, options);
-  for (int slot = 0; slot < 2; ++slot) {
-    ids_[slot] = absl::StrCat("old", slot);
-    Step(WorkerStarted{slot, ids_[slot]});
-  }
+  TakeOver(2, /*last_epoch=*/5);
   Hello(0, 5);
   Loaded(0);
   EpochFailed(0, 5, -1);

@@ -137,6 +137,18 @@ class GroupTest : public ::testing::Test {
     Form();
   }
 
+  // The second controller of a group, whose processes run already.
+  void TakeOver(int num_slots, uint64_t last_epoch) {
+    GroupOptions options;
+    options.term = 2;
+    options.last_epoch = last_epoch;
+    Make(num_slots, options);
+    for (int slot = 0; slot < num_slots; ++slot) {
+      ids_[slot] = absl::StrCat("old", slot);
+      Step(WorkerStarted{slot, ids_[slot]});
+    }
+  }
+
   template <typename T>
   static std::vector<T> Only(const std::vector<Action>& actions) {
     std::vector<T> result;
