@@ -29,16 +29,20 @@ uint32_t BitOf(int rank) { return uint32_t{1} << (rank % Doorbells::kRanksPerBel
 }  // namespace
 
 // Why no wake-up is lost. The waiter does: load `rings` (the ticket); set its bit in `sleeping`;
-// look for work; sleep while `rings` is the ticket. The ringer does: publish; increment `rings`;
-// take the bit from `sleeping`. Both touch `sleeping` by read-modify-write, so one comes first:
-// - the waiter's: the ringer sees the bit and makes the system call. The kernel compares `rings`
-//   with the ticket under its own lock, so the waiter is either queued and woken, or not queued.
+// look for work; sleep while `rings` is the ticket. The ringer does: publish; take the bit from
+// `sleeping`; increment `rings`; wake those whose bits it took. Both touch `sleeping` by
+// read-modify-write, so one comes first:
 // - the ringer's: the waiter's read-modify-write reads what the ringer's wrote (or something later
 //   in the same release sequence), hence it happens after the publication, and looking for work
 //   finds it.
+// - the waiter's, and this ringer or another takes the bit. Who takes it increments `rings` after
+//   that, so after the ticket, and wakes. The kernel compares `rings` with the ticket under its own
+//   lock, so the waiter is either queued and woken, or not queued.
+// The increment must not come first: a ringer that is slow between the two would take the bit of
+// the waiter's next wait, whose ticket has the increment already, and wake before it sleeps.
 void Doorbells::RingBell(Bell& bell, uint32_t mask) const {
-  bell.rings.fetch_add(1, std::memory_order_seq_cst);
   const uint32_t sleepers = bell.sleeping.fetch_and(~mask, std::memory_order_seq_cst) & mask;
+  bell.rings.fetch_add(1, std::memory_order_seq_cst);
   if (sleepers != 0) FutexWake(&bell.rings, sleepers);
 }
 

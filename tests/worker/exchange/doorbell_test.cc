@@ -10,9 +10,7 @@
 namespace moe::exchange {
 namespace {
 
-constexpr Clock::time_point kNever = Clock::time_point::max();
-
-// Sleeps until the counter has reached `target`.
+// Sleeps until the counter has reached `target`. A wake-up that was lost is a failure, not a hang.
 void AwaitCount(const Doorbells& bells, int rank, const std::atomic<int>& counter, int target) {
   while (true) {
     const uint32_t ticket = bells.Prepare(rank);
@@ -20,7 +18,9 @@ void AwaitCount(const Doorbells& bells, int rank, const std::atomic<int>& counte
       bells.Cancel(rank);
       return;
     }
-    bells.Sleep(rank, ticket, kNever);
+    const Clock::time_point deadline = Clock::now() + std::chrono::seconds(60);
+    bells.Sleep(rank, ticket, deadline);
+    if (Clock::now() >= deadline) ADD_FAILURE() << "rank " << rank << " was not woken";
   }
 }
 
@@ -78,7 +78,7 @@ TEST(DoorbellsTest, SleepReturnsAtItsDeadlineAndOnAnOldTicket) {
 
   const uint32_t ticket = bells.Prepare(3);
   bells.Ring(3);
-  bells.Sleep(3, ticket, kNever);
+  bells.Sleep(3, ticket, Clock::time_point::max());
 }
 
 TEST(DoorbellsTest, RingAlwaysWakesARankWhoseWakerDied) {
