@@ -160,8 +160,9 @@ absl::Status LeaseElector::Try() {
   }
   SetObserved(ParseLease(*written));
   absl::MutexLock lock(&mutex_);
-  // Not taken from a state where this process led: another one may have led in between.
-  if (action != LeaseAction::kRenew || !LeadsLocked(start)) {
+  // A stint ends when is_leader() may have said no: whoever asked has given up what it did, and
+  // another process may have led. `started` says when to begin again.
+  if (action != LeaseAction::kRenew || !LeadsLocked(now_())) {
     ++stint_;
   }
   leading_ = true;

@@ -14,8 +14,10 @@ namespace moe::kube::testing {
 namespace {
 
 constexpr absl::Duration kPoll = absl::Milliseconds(20);
-// A connection that is kept alive holds a thread of the library.
-constexpr size_t kMinThreads = 16;
+// A connection that is kept alive holds a thread of the library, and two operators have some 20
+// each. All from the start: the library makes no further thread while one that was woken has not
+// begun.
+constexpr size_t kMinThreads = 64;
 constexpr size_t kMaxThreads = 512;
 
 const std::vector<ResourceType>& KnownTypes() {

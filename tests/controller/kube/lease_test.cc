@@ -1,8 +1,10 @@
 #include "controller/kube/lease.h"
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -81,11 +83,16 @@ TEST(LeaseSpecTest, TransitionsCountChangesOfTheHolder) {
 // One process that takes part, with a clock of its own.
 class Candidate {
  public:
-  Candidate(FakeObjects& objects, const std::string& identity,
-            absl::Duration renew_deadline = absl::Seconds(10))
+  Candidate(
+      FakeObjects& objects, const std::string& identity,
+      absl::Duration renew_deadline = absl::Seconds(10), std::function<void()> on_started = [] {})
       : api_(objects),
         elector_(api_, {.key = kKey, .identity = identity, .renew_deadline = renew_deadline},
-                 {.started = [this] { Note("started"); },
+                 {.started =
+                      [this, on_started = std::move(on_started)] {
+                        Note("started");
+                        on_started();
+                      },
                   .stopped = [this] { Note("stopped"); },
                   .leader = nullptr},
                  [this] { return kStart + absl::Milliseconds(millis_.load()); }) {}
@@ -195,6 +202,41 @@ TEST(LeaseElectorTest, ALeaderWhoseRequestHangsStillStopsAtItsDeadline) {
   hanging.WaitForNotification();
   EXPECT_TRUE(a.PassUntil({"started", "stopped"}));
   go_on.Notify();
+}
+
+TEST(LeaseElectorTest, ALapseWhileStartedIsBusyIsToldAfterwards) {
+  FakeObjects objects;
+  absl::Notification begun;
+  absl::Notification go_on;
+  absl::Notification hanging;
+  absl::Notification answer;
+  Candidate a(objects, "a", absl::Seconds(10), [&] {
+    if (!begun.HasBeenNotified()) {
+      begun.Notify();
+      go_on.WaitForNotification();
+    }
+  });
+  a.elector().Start();
+  begun.WaitForNotification();
+  a.api().SetBefore([&](const std::string& verb, const ResourceType&) {
+    if (verb == "update" && !hanging.HasBeenNotified()) {
+      hanging.Notify();
+      answer.WaitForNotification();
+    }
+    return absl::OkStatus();
+  });
+  a.Pass(absl::Seconds(3));
+  hanging.WaitForNotification();
+  a.Pass(absl::Seconds(9));
+  EXPECT_FALSE(a.elector().is_leader()) << "`started` may give up here";
+  answer.Notify();
+  // The renewal counts from before it was sent, so this process would lead again at once.
+  while (ParseLease(*objects.Find(kLeases, kKey)).renew_time ==
+         ParseLease(*objects.Find(kLeases, kKey)).acquire_time) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  go_on.Notify();
+  EXPECT_TRUE(a.PassUntil({"started", "stopped", "started"}, absl::ZeroDuration()));
 }
 
 // Fault 62, the lease's part: a leader stopped past its lease, then resumed.

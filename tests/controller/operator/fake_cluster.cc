@@ -205,8 +205,9 @@ OperatorOptions FakeCluster::Options(const std::string& name, const std::string&
   options.coordinator_port = coordinator_port;
   options.metrics_port = 0;
   options.identity_dir = absl::StrCat(folder_, "/", name);
-  options.lease_duration = absl::Seconds(3);
-  options.lease_renew_deadline = absl::Seconds(2);
+  // Longer than a loaded machine holds up one request; who ends gives its lease back at once.
+  options.lease_duration = absl::Seconds(10);
+  options.lease_renew_deadline = absl::Seconds(8);
   options.lease_retry_period = absl::Milliseconds(100);
   options.first_backoff = absl::Milliseconds(20);
   return options;
@@ -330,8 +331,9 @@ void FakeCluster::Run() {
 
 void FakeCluster::Step() {
   if (const auto bundle = objects().Find(kube::kConfigMaps, {"models", "moe-operator-ca"})) {
-    // As the kubelet mounts it into every pod.
-    std::ofstream(folder_ + "/ca.crt") << (*bundle)["data"]["ca.crt"].get<std::string>();
+    // As the kubelet mounts it into every pod: whole, or not at all.
+    std::ofstream(folder_ + "/ca.crt.new") << (*bundle)["data"]["ca.crt"].get<std::string>();
+    std::filesystem::rename(folder_ + "/ca.crt.new", folder_ + "/ca.crt");
   }
   for (const Json& pod : objects().All(kube::kPods)) StepPod(pod);
   StepGateways();
