@@ -220,7 +220,6 @@ class LocalProcesses::Impl {
       close(process.log_fd);
     }
     for (const std::string& line : process.tail->Finish()) ShowIfWanted(process, line);
-    close(process.pidfd);
     // One that was dismissed ends by itself, maybe before StopAll asks for it.
     bool expected = WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0;
     std::function<void(const WorkerExit&)> on_exit;
@@ -240,8 +239,9 @@ class LocalProcesses::Impl {
                .description = DescribeExit(wait_status),
                .last_lines = absl::StrJoin(process.tail->lines(), "\n")});
     }
-    // Last: StopAll promises that nothing is called after it.
+    // Last: StopAll promises that nothing is called after it. Until then others may send a signal.
     absl::MutexLock lock(&mu_);
+    close(process.pidfd);
     processes_.erase(process.worker_id);
   }
 
