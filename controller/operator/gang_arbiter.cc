@@ -29,9 +29,22 @@ bool GangArbiter::TryStart(const kube::ObjectKey& deployment, int group) {
   return true;
 }
 
+bool GangArbiter::SetWaiting(const kube::ObjectKey& deployment, bool waits) {
+  absl::MutexLock lock(&mu_);
+  if (waits) return waiting_.insert(deployment).second;
+  waiting_.erase(deployment);
+  return false;
+}
+
+bool GangArbiter::OthersWait(const kube::ObjectKey& deployment) const {
+  absl::MutexLock lock(&mu_);
+  return waiting_.size() > waiting_.count(deployment);
+}
+
 void GangArbiter::Clear() {
   absl::MutexLock lock(&mu_);
   in_flight_.clear();
+  waiting_.clear();
 }
 
 }  // namespace moe::controller

@@ -2,13 +2,14 @@
 // wait for each other.
 //
 // Remembers which deployments have a gang in flight (reconcile::GangInFlight) as of the newest
-// status that was seen of each. Thread-safe. Tested by
-// tests/controller/operator/gang_arbiter_test.cc.
+// status that was seen of each, and which wait for their turn. Thread-safe. Tested by
+// tests/controller/operator/parts_test.cc.
 #ifndef MOE_CONTROLLER_OPERATOR_GANG_ARBITER_H_
 #define MOE_CONTROLLER_OPERATOR_GANG_ARBITER_H_
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -27,11 +28,16 @@ class GangArbiter {
   // Before a status that puts a gang of `deployment` in flight is written: false if another one's
   // is.
   bool TryStart(const kube::ObjectKey& deployment, int group);
+  // What the plan for `deployment` says (Plan.waits_for_turn). Returns true if it has begun to
+  // wait: whoever is in flight may have to give its turn away.
+  bool SetWaiting(const kube::ObjectKey& deployment, bool waits);
+  bool OthersWait(const kube::ObjectKey& deployment) const;
   void Clear();
 
  private:
   mutable absl::Mutex mu_;
   std::map<kube::ObjectKey, int> in_flight_ ABSL_GUARDED_BY(mu_);
+  std::set<kube::ObjectKey> waiting_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace moe::controller

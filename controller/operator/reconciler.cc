@@ -394,12 +394,15 @@ void Reconciler::CompareChildren(State* state, Round* round) const {
 reconcile::Plan Reconciler::Decide(Round* round) {
   reconcile::Observed& observed = round->observed;
   if (gangs_.Observe(round->key, reconcile::GangInFlight(observed.deployment))) QueueAll();
+  observed.gang_turn_wanted = gangs_.OthersWait(round->key);
   while (true) {
     observed.gang_in_flight = gangs_.InFlight();
     reconcile::Plan plan = reconcile::DecidePlan(observed);
     const std::optional<int> gang = GangStarted(plan, observed);
     // Another deployment's may have begun since; then this one's waits, which is another plan.
-    if (!gang.has_value() || gangs_.TryStart(round->key, *gang)) return plan;
+    if (gang.has_value() && !gangs_.TryStart(round->key, *gang)) continue;
+    if (gangs_.SetWaiting(round->key, plan.waits_for_turn)) QueueAll();
+    return plan;
   }
 }
 
@@ -456,6 +459,7 @@ absl::Duration Reconciler::Release(const ObjectKey& key) {
   groups_.Remove(key);
   DismissOthers(key, /*uid=*/"");
   parts_.metrics->Forget(key);
+  gangs_.SetWaiting(key, false);
   if (gangs_.Observe(key, std::nullopt)) QueueAll();
   bool first = false;
   {

@@ -143,6 +143,7 @@ Plan Finish(Decision decision) {
   if (decision.wake_at != absl::InfiniteFuture()) {
     plan.requeue_after = decision.wake_at - decision.in.now;
   }
+  plan.waits_for_turn = decision.waits_for_turn;
   return plan;
 }
 

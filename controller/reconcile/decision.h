@@ -37,6 +37,7 @@ struct Decision {
   api::MoEDeploymentStatus status;
   std::vector<Action> actions;
   absl::Time wake_at = absl::InfiniteFuture();
+  bool waits_for_turn = false;  // as in Plan
 
   void Do(Action action) { actions.push_back(std::move(action)); }
   // Times that have come do not count.

@@ -14,6 +14,8 @@ namespace {
 
 // A turn that another deployment holds ends without a change of this one.
 constexpr absl::Duration kTurnPoll = absl::Seconds(5);
+// For so long a gang that has no room keeps others waiting, if its gangTimeout is not shorter.
+constexpr absl::Duration kMaxBlockedTurn = absl::Seconds(30);
 
 bool InFlight(const api::GroupStatus& group) {
   return group.phase == kScheduling && group.slot_of_rank.empty() &&
@@ -64,6 +66,7 @@ void TakeTurn(Decision* decision, api::GroupStatus* group) {
                                             decision->in.deployment.name, "/"))) {
     holder.clear();
   }
+  decision->waits_for_turn = !holder.empty();
   for (const api::GroupStatus& other : decision->status.groups) {
     if (other.index != group->index && InFlight(other)) {
       holder = decision->GroupName(other.index);
@@ -80,7 +83,7 @@ void TakeTurn(Decision* decision, api::GroupStatus* group) {
 }
 
 void Schedule(Decision* decision, api::GroupStatus* group, const GroupPods& pods) {
-  const absl::Duration timeout = decision->in.deployment.spec.worker.gang_timeout;
+  absl::Duration timeout = decision->in.deployment.spec.worker.gang_timeout;
   size_t num_scheduled = 0;
   const ObservedPod* waiting = nullptr;
   for (const ObservedPod* pod : pods.of_slot) {
@@ -108,10 +111,17 @@ void Schedule(Decision* decision, api::GroupStatus* group, const GroupPods& pods
   if (!waiting->unschedulable.empty()) {
     absl::StrAppend(&progress, "; scheduler: ", waiting->unschedulable);
   }
+  // What there is no room for must not hold up what there may be room for.
+  absl::string_view others;
+  if (decision->in.gang_turn_wanted && !waiting->unschedulable.empty() &&
+      timeout > kMaxBlockedTurn) {
+    timeout = kMaxBlockedTurn;
+    others = " while another deployment waits for its turn";
+  }
   if (decision->in.now - group->gang_since > timeout) {
-    GiveUpGang(
-        decision, group,
-        absl::StrCat("not scheduled within ", absl::FormatDuration(timeout), ", ", progress));
+    GiveUpGang(decision, group,
+               absl::StrCat("not scheduled within ", absl::FormatDuration(timeout), others, ", ",
+                            progress));
     return;
   }
   for (const ObservedPod* pod : pods.of_slot) {

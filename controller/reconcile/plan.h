@@ -113,6 +113,7 @@ struct Observed {
   absl::Status children_status;   // of the last attempt to apply them
   // One gang of all deployments schedules at a time; empty: nobody, else "namespace/name/index".
   std::string gang_in_flight;
+  bool gang_turn_wanted = false;  // another deployment's gang is complete and waits for its turn
   std::string last_create_error;  // of the last attempt to create pods (quota, admission)
   std::optional<api::ExpertLoadStatus> expert_load;  // over all groups; empty: nothing known
 };
@@ -175,6 +176,8 @@ struct Plan {
   std::vector<Action> actions;
   // Observe and decide again after this, also when nothing changes.
   absl::Duration requeue_after = absl::InfiniteDuration();
+  // A gang is complete and waits for that of another deployment: Observed.gang_turn_wanted there.
+  bool waits_for_turn = false;
 };
 
 // Never fails: a spec that can't be carried out becomes a condition. A plan that was carried out,

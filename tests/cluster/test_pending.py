@@ -85,8 +85,19 @@ def test_no_gpu_at_all_is_said_at_once(make_deployment, node_gpus):
     assert "0 of 2 pods have a node" in held_up["message"] and "Insufficient nvidia.com/gpu" in held_up["message"]
     assert condition(deployment.get(), "Ready")["reason"] == "Unschedulable"
     wait_event(deployment, "Unschedulable", "Insufficient nvidia.com/gpu")
-    # It would hold its turn until its gangTimeout, and gangs take turns.
-    kubectl("delete", "moedeployment", "none", "-n", deployment.namespace, "--timeout=60s")
+
+
+def test_what_there_is_no_room_for_holds_up_nobody_else(make_deployment, node_gpus):
+    """Gangs take turns, and one that could wait ten minutes for a GPU gives its turn away."""
+    node_gpus(0)
+    blocked = make_deployment(pending_manifest("blocked", gpus=1, num_workers=2), "blocked", "pending-first")
+    wait_condition(blocked, "GangScheduled", "Unschedulable")
+    other = make_deployment(pending_manifest("other", num_workers=2), "other", "pending-second")
+    waiting = wait_condition(other, "GangScheduled", "WaitingForTurn")
+    assert "pending-first/blocked/0" in waiting["message"], waiting
+    other.wait_ready(120)
+    given_up = wait_condition(blocked, "GangScheduled", "BackingOff")
+    assert "while another deployment waits for its turn" in given_up["message"], given_up
 
 
 def test_the_founding_sample_says_what_it_lacks(make_deployment):

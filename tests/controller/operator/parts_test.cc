@@ -52,6 +52,22 @@ TEST(GangArbiterTest, OneDeploymentsGangIsInFlightAtATime) {
   EXPECT_TRUE(gangs.TryStart(b, 0));
 }
 
+TEST(GangArbiterTest, KnowsWhetherOthersWait) {
+  GangArbiter gangs;
+  const kube::ObjectKey a{"models", "a"};
+  const kube::ObjectKey b{"models", "b"};
+  EXPECT_FALSE(gangs.OthersWait(a));
+  EXPECT_TRUE(gangs.SetWaiting(b, true)) << "it has begun to wait";
+  EXPECT_FALSE(gangs.SetWaiting(b, true)) << "it waits still";
+  EXPECT_TRUE(gangs.OthersWait(a));
+  EXPECT_FALSE(gangs.OthersWait(b)) << "it does not wait for itself";
+  EXPECT_FALSE(gangs.SetWaiting(b, false));
+  EXPECT_FALSE(gangs.OthersWait(a));
+  gangs.SetWaiting(b, true);
+  gangs.Clear();
+  EXPECT_FALSE(gangs.OthersWait(a));
+}
+
 TEST(GangArbiterTest, AGangOfAnEarlierControllerKeepsItsTurn) {
   GangArbiter gangs;
   gangs.Observe({"models", "a"}, 1);

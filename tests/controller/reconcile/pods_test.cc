@@ -86,9 +86,12 @@ TEST(GangTest, OneGangOfTheClusterIsScheduledAtATime) {
   }
   EXPECT_EQ(scene.condition("GangScheduled").reason, "WaitingForTurn");
   EXPECT_THAT(scene.condition("GangScheduled").message, HasSubstr("other/model/3"));
+  EXPECT_TRUE(scene.Decide().waits_for_turn);
   scene.observed.gang_in_flight = "";
+  EXPECT_FALSE(scene.Decide().waits_for_turn);
   scene.Step();
   scene.observed.gang_in_flight = "prod/demo/0";
+  EXPECT_FALSE(scene.Decide().waits_for_turn) << "that of its second group waits for its own";
   for (int i = 0; i < 3; ++i) {
     for (const RemoveGate& remove : All<RemoveGate>(scene.Step())) {
       EXPECT_THAT(remove.pod, HasSubstr("-g0-"));
@@ -140,6 +143,45 @@ TEST(GangTest, AGangThatIsNotScheduledInTimeIsDeletedWholeAndBacksOff) {
     scene.Step();
     scene.Step();
     delay = std::min(2 * delay, absl::Minutes(10));
+  }
+}
+
+TEST(GangTest, AGangWithoutRoomGivesItsTurnAwayIfAnotherDeploymentWaits) {
+  struct Case {
+    const char* name;
+    bool unschedulable;
+    bool wanted;
+    absl::Duration timeout;
+    absl::Duration given_up_after;
+  };
+  constexpr absl::Duration kTimeout = absl::Minutes(10);
+  const std::vector<Case> cases = {
+      {"another one waits", true, true, kTimeout, absl::Seconds(30)},
+      {"nobody else waits", true, false, kTimeout, kTimeout},
+      {"the scheduler is not done yet", false, true, kTimeout, kTimeout},
+      {"its own timeout is shorter", true, true, absl::Seconds(6), absl::Seconds(6)},
+  };
+  for (const Case& test_case : cases) {
+    SCOPED_TRACE(test_case.name);
+    Scene scene = Ungated();
+    scene.spec().worker.gang_timeout = test_case.timeout;
+    if (test_case.unschedulable) {
+      scene.pod(0, 1).unschedulable = "0/1 nodes are available";
+    }
+    scene.Step();
+    scene.observed.gang_turn_wanted = test_case.wanted;
+    const Plan waits = scene.Decide();
+    EXPECT_EQ(waits.requeue_after, test_case.given_up_after + absl::Milliseconds(1));
+    scene.Advance(test_case.given_up_after);
+    scene.Step();
+    EXPECT_EQ(scene.group(0).gang_attempts, 0);
+    scene.Advance(absl::Milliseconds(1));
+    scene.Step();
+    EXPECT_EQ(scene.group(0).gang_attempts, 1);
+    EXPECT_EQ(GangInFlight(scene.observed.deployment), std::nullopt);
+    EXPECT_THAT(
+        scene.condition("GangScheduled").message,
+        HasSubstr("not scheduled within " + absl::FormatDuration(test_case.given_up_after)));
   }
 }
 

@@ -30,6 +30,8 @@ Observed SimulatedCluster::Observe(const Controller& controller) const {
                       gateways_ready_ == object_.spec.gateway.replicas, ""};
   observed.children_current = children_generation_ == object_.generation;
   observed.last_create_error = controller.last_create_error;
+  // Somebody else wants the turn now and then.
+  observed.gang_turn_wanted = absl::ToUnixSeconds(now_) / 20 % 2 == 1;
   return observed;
 }
 
