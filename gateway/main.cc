@@ -346,6 +346,7 @@ int Main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  identity::UseSystemResolver();
   if (absl::Status status = FollowParent(flags.parent_pid); !status.ok()) {
     return Fail(status);
   }

@@ -6,6 +6,7 @@
 #include <grpcpp/security/tls_credentials_options.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <string_view>
 #include <utility>
@@ -107,6 +108,8 @@ std::shared_ptr<grpc::ChannelCredentials> MakeAnonymousChannelCredentials(
       std::make_shared<tls::FileWatcherCertificateProvider>(authority_file, kRefreshSeconds),
       /*has_certificate=*/false, "");
 }
+
+void UseSystemResolver() { setenv("GRPC_DNS_RESOLVER", "native", /*overwrite=*/0); }
 
 void SetTargetName(const std::string& name, grpc::ChannelArguments* arguments) {
   if (!name.empty()) arguments->SetSslTargetNameOverride(name);

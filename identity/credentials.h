@@ -38,6 +38,12 @@ std::shared_ptr<grpc::ChannelCredentials> MakeEngineChannelCredentials(const Ide
 std::shared_ptr<grpc::ChannelCredentials> MakeAnonymousChannelCredentials(
     const std::string& authority_file);
 
+// Names are resolved by the system from here on, and not by the c-ares that gRPC has inside: up to
+// version 1.57 that one may shut down a socket after it has closed it, when its number belongs to
+// another connection already (grpc/grpc#33871). An environment that names a resolver is obeyed.
+// Called first in main, before any thread.
+void UseSystemResolver();
+
 // The name that the server's certificate must have, where it is not the target's host. Empty: the
 // target's host.
 void SetTargetName(const std::string& name, grpc::ChannelArguments* arguments);

@@ -295,6 +295,7 @@ int main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   sigprocmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  moe::identity::UseSystemResolver();
   const int stop_fd = signalfd(-1, &signals, SFD_CLOEXEC);
 
   Flags flags;
