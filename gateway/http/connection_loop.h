@@ -32,7 +32,9 @@ struct ConnectionLimits {
   size_t max_buffered_bytes = size_t{256} << 20;    // requests being received or not yet read
   absl::Duration head_timeout = absl::Seconds(10);  // from the first byte to the last header
   absl::Duration body_timeout = absl::Seconds(60);  // from the headers to the end of the body
-  absl::Duration idle_timeout = absl::Seconds(65);  // before a request's first byte
+  // Before a request's first byte. Longer than proxies keep an idle connection (Traefik 90 s, nginx
+  // 60 s): who closes first must be who sends next, or a request meets a closed connection.
+  absl::Duration idle_timeout = absl::Seconds(120);
   // After an answer that ends a connection: for the client to read it before the socket is closed.
   absl::Duration linger = absl::Seconds(1);
 };
