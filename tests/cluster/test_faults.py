@@ -109,11 +109,12 @@ def test_a_pod_stuck_in_terminating_is_not_waited_for(four, load):
 
 
 def test_a_spec_that_changes_its_mind_in_a_rollout(four, load):
-    """A -> B -> A: the group of A serves all the time, that of B goes before or after it served."""
+    """A -> B -> A: the group of A serves all the time. That of B has an image that is nowhere, so it can't be
+    faster than whoever changes its mind."""
     revision = four.get()["status"]["revision"]
     assert condition(four.get(), "UpdateInProgress").get("status") == "False"
     pods = uids(four.workers())
-    other = {"containers": [{"name": "worker", "image": f"localhost/moe-demo:{VERSION}-again"}]}
+    other = {"containers": [{"name": "worker", "image": f"localhost/moe-demo:{VERSION}-nowhere"}]}
     four.patch(json.dumps({"spec": {"worker": {"podTemplate": {"spec": other}}}}))
     wait_until(lambda: is_true(four.get(), "UpdateInProgress") and len(four.get()["status"]["groups"]) == 2, 60,
                "a rollout began", interval=0.05)
