@@ -10,7 +10,6 @@ import http.client
 import json
 import math
 import os
-import random
 import signal
 import unittest
 
@@ -171,12 +170,15 @@ class ApiTest(unittest.TestCase):
 
     def test_limits_leave_only_the_tokens_that_they_name(self):
         def drawn(**extra):
-            scores = self.complete(QUESTION, temperature=1, seed=random.randrange(1 << 30),
-                                   max_tokens=60, logprobs=20,
-                                   extra={"ignore_eos": True, **extra}).choices[0].logprobs
-            self.assertEqual(len(scores.tokens), 60)
-            return [(score, sorted(top.values(), reverse=True))
-                    for score, top in zip(scores.token_logprobs, scores.top_logprobs)]
+            scores = []
+            # Fixed seeds: what is drawn without limits is then known to be outside of them.
+            for seed in (1, 2, 3):
+                choice = self.complete(QUESTION, temperature=1, seed=seed, max_tokens=60, logprobs=20,
+                                       extra={"ignore_eos": True, **extra}).choices[0].logprobs
+                self.assertEqual(len(choice.tokens), 60)
+                scores += [(score, sorted(top.values(), reverse=True))
+                           for score, top in zip(choice.token_logprobs, choice.top_logprobs)]
+            return scores
         for score, top in drawn(top_k=3):
             self.assertGreaterEqual(score, top[2])
         for score, top in drawn(min_p=0.25):
@@ -187,6 +189,8 @@ class ApiTest(unittest.TestCase):
         free = drawn()
         self.assertTrue(any(score < top[2] for score, top in free), "limits matter here")
         self.assertTrue(any(score < top[0] + math.log(0.25) for score, top in free))
+        self.assertTrue(any(sum(math.exp(other) for other in top if other > score) > 0.5
+                            for score, top in free))
 
     def test_the_narrowest_limit_is_greedy(self):
         greedy = self.complete(QUESTION, max_tokens=30, logprobs=0).choices[0]
