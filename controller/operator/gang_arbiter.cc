@@ -13,11 +13,12 @@ bool GangArbiter::Observe(const kube::ObjectKey& deployment, std::optional<int> 
   return in_flight_.erase(deployment) > 0;
 }
 
-std::string GangArbiter::InFlight() const {
+std::string GangArbiter::OtherInFlight(const kube::ObjectKey& deployment) const {
   absl::MutexLock lock(&mu_);
-  if (in_flight_.empty()) return "";
-  const auto& [deployment, group] = *in_flight_.begin();
-  return absl::StrCat(deployment.ns, "/", deployment.name, "/", group);
+  for (const auto& [other, group] : in_flight_) {
+    if (other != deployment) return absl::StrCat(other.ns, "/", other.name, "/", group);
+  }
+  return "";
 }
 
 bool GangArbiter::TryStart(const kube::ObjectKey& deployment, int group) {

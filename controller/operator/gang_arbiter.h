@@ -23,8 +23,8 @@ class GangArbiter {
   // What the status of `deployment` says. Returns true if its gang has ended, so that another
   // deployment's may begin.
   bool Observe(const kube::ObjectKey& deployment, std::optional<int> group_in_flight);
-  // "namespace/name/index", or empty.
-  std::string InFlight() const;
+  // "namespace/name/index" of another deployment's, or empty.
+  std::string OtherInFlight(const kube::ObjectKey& deployment) const;
   // Before a status that puts a gang of `deployment` in flight is written: false if another one's
   // is.
   bool TryStart(const kube::ObjectKey& deployment, int group);

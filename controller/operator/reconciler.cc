@@ -396,7 +396,7 @@ reconcile::Plan Reconciler::Decide(Round* round) {
   if (gangs_.Observe(round->key, reconcile::GangInFlight(observed.deployment))) QueueAll();
   observed.gang_turn_wanted = gangs_.OthersWait(round->key);
   while (true) {
-    observed.gang_in_flight = gangs_.InFlight();
+    observed.other_gang_in_flight = gangs_.OtherInFlight(round->key);
     reconcile::Plan plan = reconcile::DecidePlan(observed);
     const std::optional<int> gang = GangStarted(plan, observed);
     // Another deployment's may have begun since; then this one's waits, which is another plan.

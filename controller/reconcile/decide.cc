@@ -1,7 +1,6 @@
 // DecidePlan: who owns the deployment, then each part in turn, then the status that comes of it.
 #include <algorithm>
 #include <cstddef>
-#include <iterator>
 #include <string>
 #include <utility>
 #include <variant>
@@ -128,22 +127,17 @@ struct Precedence {
 };
 
 Plan Finish(Decision decision) {
-  Plan plan;
+  Plan plan = std::move(decision.plan);
   // Equal as objects is what counts, and takes longer to find out.
   if (decision.status != decision.old && !api::SameStatus(decision.status, decision.old)) {
     plan.actions.emplace_back(WriteStatus{decision.status});
   }
-  std::move(decision.actions.begin(), decision.actions.end(), std::back_inserter(plan.actions));
   for (Event& event : EventsBetween(decision.old, decision.status)) {
     plan.actions.emplace_back(std::move(event));
   }
   std::stable_sort(plan.actions.begin(), plan.actions.end(), [](const Action& a, const Action& b) {
     return std::visit(Precedence(), a) < std::visit(Precedence(), b);
   });
-  if (decision.wake_at != absl::InfiniteFuture()) {
-    plan.requeue_after = decision.wake_at - decision.in.now;
-  }
-  plan.waits_for_turn = decision.waits_for_turn;
   return plan;
 }
 

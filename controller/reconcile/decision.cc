@@ -9,7 +9,7 @@ namespace moe::reconcile {
 
 void Decision::WakeAt(absl::Time time) {
   if (time > in.now) {
-    wake_at = std::min(wake_at, time);
+    plan.requeue_after = std::min(plan.requeue_after, time - in.now);
   }
 }
 

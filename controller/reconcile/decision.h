@@ -1,7 +1,7 @@
 // A decision under way: what is observed, the status as it will be, and what to do so far. Internal
 // to controller/reconcile, as are all headers here but plan.h.
 //
-// Each part (groups.h, gang.h, slots.h, ...) changes `status` and adds `actions`. Actions follow
+// Each part (groups.h, gang.h, slots.h, ...) changes `status` and adds to `plan`. Actions follow
 // from `old` alone: what a part claims in `status` is durable only once it is observed again, and
 // is acted on then.
 #ifndef MOE_CONTROLLER_RECONCILE_DECISION_H_
@@ -35,11 +35,9 @@ struct Decision {
   const Observed& in;
   const api::MoEDeploymentStatus& old;
   api::MoEDeploymentStatus status;
-  std::vector<Action> actions;
-  absl::Time wake_at = absl::InfiniteFuture();
-  bool waits_for_turn = false;  // as in Plan
+  Plan plan;  // without its WriteStatus, which follows from `status`
 
-  void Do(Action action) { actions.push_back(std::move(action)); }
+  void Do(Action action) { plan.actions.push_back(std::move(action)); }
   // Times that have come do not count.
   void WakeAt(absl::Time time);
 

@@ -6,7 +6,6 @@
 #include <optional>
 #include <tuple>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace moe::reconcile {
@@ -59,14 +58,8 @@ void CreateMembers(Decision* decision, api::GroupStatus* group, const GroupPods&
 
 void TakeTurn(Decision* decision, api::GroupStatus* group) {
   const std::string name = decision->GroupName(group->index);
-  std::string holder = decision->in.gang_in_flight;
-  // Of this deployment's own the status knows more: one may just have ended, and the next begins in
-  // the same write.
-  if (absl::StartsWith(holder, absl::StrCat(decision->in.deployment.ns, "/",
-                                            decision->in.deployment.name, "/"))) {
-    holder.clear();
-  }
-  decision->waits_for_turn = !holder.empty();
+  std::string holder = decision->in.other_gang_in_flight;
+  decision->plan.waits_for_turn = !holder.empty();
   for (const api::GroupStatus& other : decision->status.groups) {
     if (other.index != group->index && InFlight(other)) {
       holder = decision->GroupName(other.index);

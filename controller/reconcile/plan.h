@@ -111,8 +111,9 @@ struct Observed {
   ObservedGateway gateway;
   bool children_current = false;  // Service, Deployment, Ingress, budgets are as they should be
   absl::Status children_status;   // of the last attempt to apply them
-  // One gang of all deployments schedules at a time; empty: nobody, else "namespace/name/index".
-  std::string gang_in_flight;
+  // One gang of all deployments schedules at a time. "namespace/name/index" of another
+  // deployment's; empty: none. Of its own gangs a deployment's status knows.
+  std::string other_gang_in_flight;
   bool gang_turn_wanted = false;  // another deployment's gang is complete and waits for its turn
   std::string last_create_error;  // of the last attempt to create pods (quota, admission)
   std::optional<api::ExpertLoadStatus> expert_load;  // over all groups; empty: nothing known
@@ -185,7 +186,8 @@ struct Plan {
 Plan DecidePlan(const Observed& observed);
 
 // The group whose gang is being scheduled, of a deployment that is not paused: its gates are gone
-// and not all of its pods are known to have a node. For Observed.gang_in_flight.
+// and not all of its pods are known to have a node. For Observed.other_gang_in_flight of the
+// others.
 std::optional<int> GangInFlight(const api::MoEDeployment& deployment);
 
 }  // namespace moe::reconcile

@@ -41,9 +41,10 @@ TEST(GangArbiterTest, OneDeploymentsGangIsInFlightAtATime) {
   GangArbiter gangs;
   const kube::ObjectKey a{"models", "a"};
   const kube::ObjectKey b{"models", "b"};
-  EXPECT_EQ(gangs.InFlight(), "");
+  EXPECT_EQ(gangs.OtherInFlight(b), "");
   EXPECT_TRUE(gangs.TryStart(a, 2));
-  EXPECT_EQ(gangs.InFlight(), "models/a/2");
+  EXPECT_EQ(gangs.OtherInFlight(b), "models/a/2");
+  EXPECT_EQ(gangs.OtherInFlight(a), "") << "its own is no other's";
   EXPECT_FALSE(gangs.TryStart(b, 0));
   EXPECT_TRUE(gangs.TryStart(a, 3)) << "its own turn";
   EXPECT_FALSE(gangs.Observe(b, std::nullopt)) << "it had none";

@@ -80,17 +80,16 @@ TEST(GangTest, GatesStayUntilAllPodsExistAndTheStatusSaysSo) {
 
 TEST(GangTest, OneGangOfTheClusterIsScheduledAtATime) {
   Scene scene(4, 2);
-  scene.observed.gang_in_flight = "other/model/3";
+  scene.observed.other_gang_in_flight = "other/model/3";
   for (int i = 0; i < 5; ++i) {
     EXPECT_THAT(All<RemoveGate>(scene.Step()), IsEmpty());
   }
   EXPECT_EQ(scene.condition("GangScheduled").reason, "WaitingForTurn");
   EXPECT_THAT(scene.condition("GangScheduled").message, HasSubstr("other/model/3"));
   EXPECT_TRUE(scene.Decide().waits_for_turn);
-  scene.observed.gang_in_flight = "";
+  scene.observed.other_gang_in_flight = "";
   EXPECT_FALSE(scene.Decide().waits_for_turn);
   scene.Step();
-  scene.observed.gang_in_flight = "prod/demo/0";
   EXPECT_FALSE(scene.Decide().waits_for_turn) << "that of its second group waits for its own";
   for (int i = 0; i < 3; ++i) {
     for (const RemoveGate& remove : All<RemoveGate>(scene.Step())) {
