@@ -42,8 +42,6 @@ inline constexpr int kCoordinatorPort = 7700;
 inline constexpr int kEnginePort = 7710;
 inline constexpr int kExchangePort = 7711;
 inline constexpr int kWorkerMetricsPort = 7712;
-// Of process i of a pod: i times as much above those of process 0.
-inline constexpr int kProcessPortStride = 10;
 inline constexpr int kGatewayPort = 8000;
 inline constexpr int kGatewayMetricsPort = 8001;
 

@@ -8,6 +8,7 @@
 #include "controller/kube/resource_types.h"
 #include "controller/manifests/names.h"
 #include "controller/manifests/pod_parts.h"
+#include "identity/worker_id.h"
 
 namespace moe::manifests {
 namespace {
@@ -24,7 +25,8 @@ Json TcpPorts(std::initializer_list<int> ports) {
 Json ProcessPorts(int port, int num_processes) {
   Json list = Json::array();
   for (int process = 0; process < num_processes; ++process) {
-    list.push_back(Json{{"protocol", "TCP"}, {"port", port + process * kProcessPortStride}});
+    list.push_back(
+        Json{{"protocol", "TCP"}, {"port", port + process * identity::kProcessPortStride}});
   }
   return list;
 }

@@ -10,6 +10,7 @@
 #include "controller/manifests/names.h"
 #include "controller/manifests/pod_parts.h"
 #include "controller/manifests/pod_template.h"
+#include "identity/worker_id.h"
 
 namespace moe::manifests {
 namespace {
@@ -88,7 +89,7 @@ Json WorkerPorts(int num_processes) {
                                      std::pair<const char*, int>("exchange", kExchangePort),
                                      std::pair<const char*, int>("metrics", kWorkerMetricsPort)}) {
       ports.push_back(Json{{"name", absl::StrCat(name, suffix)},
-                           {"containerPort", port + process * kProcessPortStride}});
+                           {"containerPort", port + process * identity::kProcessPortStride}});
     }
   }
   return ports;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "identity/worker_id.h"
 
 namespace moe::worker {
 namespace {
@@ -97,7 +98,7 @@ absl::StatusOr<std::string> AddressOfProcess(absl::string_view address, int proc
     return absl::InvalidArgumentError(
         absl::StrCat("several processes need addresses of the form HOST:PORT, not ", address));
   }
-  if (port != 0) port += process * kPortStride;
+  if (port != 0) port += process * identity::kProcessPortStride;
   if (port > kMaxPort) {
     return absl::InvalidArgumentError(
         absl::StrCat("process ", process, " would listen on port ", port));

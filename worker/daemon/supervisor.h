@@ -74,12 +74,8 @@ class Supervisor {
 
 // ---- What a process of several makes of the flags that it shares with the others ----
 
-// Listens this much higher than the process before it; the operator's manifests count on it
-// (kProcessPortStride).
-inline constexpr int kPortStride = 10;
-
-// "HOST:PORT" with the port of process `process`; 0 stays 0. InvalidArgument for anything else, a
-// port above 65535 included.
+// "HOST:PORT" with the port of process `process` (identity/worker_id.h); 0 stays 0.
+// InvalidArgument for anything else, a port above 65535 included.
 absl::StatusOr<std::string> AddressOfProcess(absl::string_view address, int process);
 
 }  // namespace moe::worker

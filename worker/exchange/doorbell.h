@@ -10,15 +10,12 @@
 #define MOE_WORKER_EXCHANGE_DOORBELL_H_
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 
 #include "absl/types/span.h"
+#include "worker/exchange/clock.h"
 
 namespace moe::exchange {
-
-// CLOCK_MONOTONIC, which is also the clock of the futex deadlines.
-using Clock = std::chrono::steady_clock;
 
 // In shared memory, zero at first.
 struct alignas(64) Bell {

@@ -8,6 +8,7 @@
 #ifndef MOE_WORKER_EXCHANGE_EXCHANGE_H_
 #define MOE_WORKER_EXCHANGE_EXCHANGE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -53,6 +54,10 @@ struct GroupShape {
   int max_rows = 0;                 // of one owner in one step
   std::vector<int> rank_of_expert;  // [num_experts]
 };
+
+// The largest step plan, and the largest result of one rank.
+inline constexpr size_t kMaxPlanBytes = size_t{4} << 20;
+inline constexpr size_t kMaxResultBytes = size_t{64} << 20;
 
 // Counters since the epoch began; read by any thread.
 struct ExchangeStats {

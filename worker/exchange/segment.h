@@ -23,11 +23,8 @@
 
 namespace moe::exchange {
 
-// The largest group, step plan and result of one rank. The file is sparse: room that nobody writes
-// costs addresses only.
+// The largest group. The file is sparse: room that nobody writes costs addresses only.
 inline constexpr int kMaxRanks = 4096;
-inline constexpr size_t kMaxPlanBytes = size_t{4} << 20;
-inline constexpr size_t kMaxResultBytes = size_t{64} << 20;
 
 using SharedWord = std::atomic<uint64_t>;
 static_assert(sizeof(SharedWord) == 8 && SharedWord::is_always_lock_free);

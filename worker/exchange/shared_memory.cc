@@ -39,28 +39,13 @@ absl::StatusOr<std::unique_ptr<SharedMemoryGroup>> SharedMemoryGroup::Open(
 
 absl::Status RankGroup::SendPlan(uint64_t step, std::string_view plan,
                                  absl::Span<const int> ranks) {
-  if (absl::Status status = Usable(); !status.ok()) return status;
-  if (rank_ != 0) return absl::FailedPreconditionError("only rank 0 sends plans");
-  if (plan.size() > kMaxPlanBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("the plan of step ", step, " has ", plan.size(),
-                                                   " bytes, more than ", kMaxPlanBytes));
-  }
-  if (plan_number_ != 0 && step != plan_step_ + 1) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("plan of step ", step, " after that of step ", plan_step_));
-  }
-  if (outstanding_) return absl::FailedPreconditionError("SendPlan between Dispatch and Combine");
-  for (const int rank : ranks) {
-    if (rank < 0 || rank >= shape_.num_ranks) {
-      return absl::InvalidArgumentError(absl::StrCat("no rank ", rank));
-    }
-  }
+  if (absl::Status status = state_.CheckSendPlan(step, plan, ranks); !status.ok()) return status;
   // The engine sends a plan when it has the results of the step before, so every rank has copied
   // the last plan that names it. Checked, because this overwrites it.
   for (int rank = 1; rank < shape_.num_ranks; ++rank) {
     if (segment_->plan_taken(rank).load(std::memory_order_acquire) < named_in_[rank]) {
       return absl::FailedPreconditionError(
-          absl::StrCat(Name(rank), " has not taken the plan of step ", plan_step_));
+          absl::StrCat(RankName(rank), " has not taken the plan of step ", state_.plan_step()));
     }
   }
 
@@ -69,7 +54,7 @@ absl::Status RankGroup::SendPlan(uint64_t step, std::string_view plan,
   head.num_bytes = plan.size();
   head.step.store(step, std::memory_order_release);
   head.number.store(++plan_number_, std::memory_order_release);
-  plan_step_ = step;
+  state_.BeginStep(step);
 
   std::fill(ring_masks_.begin(), ring_masks_.end(), 0);
   const auto name = [&](int rank) {
@@ -88,55 +73,41 @@ absl::Status RankGroup::SendPlan(uint64_t step, std::string_view plan,
 }
 
 absl::StatusOr<ControlChannel::ReceivedPlan> RankGroup::ReceivePlan() {
-  if (absl::Status status = Usable(); !status.ok()) return status;
-  if (rank_ == 0) return absl::FailedPreconditionError("rank 0 sends plans");
-  if (outstanding_) {
-    return absl::FailedPreconditionError("ReceivePlan between Dispatch and Combine");
-  }
+  if (absl::Status status = state_.CheckReceivePlan(); !status.ok()) return status;
   const SharedWord& plan_for = segment_->plan_for(rank_);
   absl::Status status =
       WaitServing([&] { return plan_for.load(std::memory_order_acquire) != plan_number_; },
                   Clock::time_point::max(), [] {}, nullptr);
-  if (!status.ok()) return Fail(std::move(status));
+  if (!status.ok()) return state_.Fail(std::move(status));
 
   const PlanHead& head = segment_->plan_head();
   const uint64_t number = plan_for.load(std::memory_order_acquire);
   const uint64_t step = head.step.load(std::memory_order_acquire);
   const uint64_t num_bytes = head.num_bytes;
   if (number < plan_number_ || number != head.number.load(std::memory_order_acquire) ||
-      (plan_number_ != 0 && step <= plan_step_)) {
-    return Fail(
-        absl::InternalError(absl::StrCat("unexpected step: plan ", number, " of step ", step,
-                                         " after plan ", plan_number_, " of step ", plan_step_)));
+      (plan_number_ != 0 && step <= state_.plan_step())) {
+    return state_.Fail(absl::InternalError(
+        absl::StrCat("unexpected step: plan ", number, " of step ", step, " after plan ",
+                     plan_number_, " of step ", state_.plan_step())));
   }
   if (num_bytes > kMaxPlanBytes) {
-    return Fail(absl::InternalError(
+    return state_.Fail(absl::InternalError(
         absl::StrCat("the plan of step ", step, " is corrupt: ", num_bytes, " bytes")));
   }
   ReceivedPlan plan{step, std::string(segment_->plan_bytes(), num_bytes)};
   plan_number_ = number;
-  plan_step_ = step;
+  state_.BeginStep(step);
   segment_->plan_taken(rank_).store(number, std::memory_order_release);
   return plan;
 }
 
 absl::Status RankGroup::SendResult(uint64_t step, std::string_view result) {
-  if (absl::Status status = Usable(); !status.ok()) return status;
-  if (rank_ == 0) return absl::FailedPreconditionError("rank 0 receives results");
-  if (plan_number_ == 0 || step != plan_step_ || result_number_ == plan_number_) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("step ", step, " expects no result from ", Name(rank_)));
-  }
-  if (result.size() > kMaxResultBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("the result of step ", step, " has ",
-                                                   result.size(), " bytes, more than ",
-                                                   kMaxResultBytes));
-  }
+  if (absl::Status status = state_.CheckSendResult(step, result); !status.ok()) return status;
   // The leader has read the result before: it sent the plan of this step after that.
   ResultHead& head = segment_->result_head(rank_);
   std::memcpy(segment_->result_bytes(rank_), result.data(), result.size());
   head.num_bytes = result.size();
-  result_number_ = plan_number_;
+  state_.ResultSent();
   // Either the leader's later look at `number` sees it, or the bit that it set before looking is
   // still there to be cleared here: both sides go through the word in sequentially consistent
   // order. Only the rank that clears the last bit rings, so the leader sleeps until then.
@@ -149,14 +120,7 @@ absl::Status RankGroup::SendResult(uint64_t step, std::string_view result) {
 
 absl::StatusOr<std::vector<std::string>> RankGroup::ReceiveResults(uint64_t step,
                                                                    absl::Span<const int> ranks) {
-  if (absl::Status status = Usable(); !status.ok()) return status;
-  if (rank_ != 0) return absl::FailedPreconditionError("only rank 0 receives results");
-  if (outstanding_) {
-    return absl::FailedPreconditionError("ReceiveResults between Dispatch and Combine");
-  }
-  if (plan_number_ == 0 || step != plan_step_) {
-    return absl::FailedPreconditionError(absl::StrCat("step ", step, " is not the current step"));
-  }
+  if (absl::Status status = state_.CheckReceiveResults(step); !status.ok()) return status;
   for (const int rank : ranks) {
     if (rank < 1 || rank >= shape_.num_ranks || named_in_[rank] != plan_number_) {
       return absl::InvalidArgumentError(
@@ -189,18 +153,18 @@ absl::StatusOr<std::vector<std::string>> RankGroup::ReceiveResults(uint64_t step
                   },
                   nullptr);
   if (absl::IsDeadlineExceeded(status)) {
-    status =
-        DeadlineMissed(first_missing(), absl::StrCat("did not send its result of step ", step));
+    status = state_.DeadlineMissed(first_missing(),
+                                   absl::StrCat("did not send its result of step ", step));
   }
-  if (!status.ok()) return Fail(std::move(status));
+  if (!status.ok()) return state_.Fail(std::move(status));
 
   std::vector<std::string> results;
   results.reserve(ranks.size());
   for (const int rank : ranks) {
     const uint64_t num_bytes = segment_->result_head(rank).num_bytes;
     if (num_bytes > kMaxResultBytes) {
-      return Fail(absl::InternalError(
-          absl::StrCat("the result of ", Name(rank), " is corrupt: ", num_bytes, " bytes")));
+      return state_.Fail(absl::InternalError(
+          absl::StrCat("the result of ", RankName(rank), " is corrupt: ", num_bytes, " bytes")));
     }
     results.emplace_back(segment_->result_bytes(rank), num_bytes);
     segment_->DiscardResult(rank, num_bytes);

@@ -34,7 +34,7 @@ int RankGroup::FirstAbsent() const {
 }
 
 absl::Status RankGroup::WaitForAll(Clock::time_point deadline, absl::string_view what,
-                                   std::atomic<uint64_t>* asleep_ns) {
+                                   Counter* asleep_ns) {
   const auto nudge = [this] {
     for (int rank = 0; rank < shape_.num_ranks; ++rank) {
       if (segment_->arrival(rank).load(std::memory_order_seq_cst) < barrier_) {
@@ -44,7 +44,7 @@ absl::Status RankGroup::WaitForAll(Clock::time_point deadline, absl::string_view
   };
   absl::Status status = WaitServing([this] { return AllArrived(); }, deadline, nudge, asleep_ns);
   if (!absl::IsDeadlineExceeded(status)) return status;
-  return DeadlineMissed(FirstAbsent(), what);
+  return state_.DeadlineMissed(FirstAbsent(), what);
 }
 
 // ---- Joining
@@ -63,8 +63,8 @@ kernels::BFloat16 EchoValue(kernels::BFloat16 value, int rank) {
 }  // namespace
 
 absl::Status RankGroup::ServeCanary(int owner) {
-  if (phase_ != Phase::kConnecting) {
-    return absl::InternalError(absl::StrCat("unexpected step: canary from ", Name(owner)));
+  if (!state_.is_connecting()) {
+    return absl::InternalError(absl::StrCat("unexpected step: canary from ", RankName(owner)));
   }
   for (const RoutedRow& pair : serving_pairs_) {
     const kernels::BFloat16* x = segment_->rows(owner) + size_t{1} * pair.x_row * shape_.hidden;
@@ -95,7 +95,7 @@ absl::Status RankGroup::SendCanaries(Clock::time_point deadline) {
     absl::Status status = WaitServing([this] { return AllAnswered(); }, deadline,
                                       [this] { NudgeUnanswered(); }, nullptr);
     if (absl::IsDeadlineExceeded(status)) {
-      return DeadlineMissed(FirstUnanswered(), "did not answer the canary");
+      return state_.DeadlineMissed(FirstUnanswered(), "did not answer the canary");
     }
     if (!status.ok()) return status;
     for (const Parcel& parcel : parcels_) {
@@ -104,8 +104,8 @@ absl::Status RankGroup::SendCanaries(Clock::time_point deadline) {
           segment_->results(rank_) + size_t{1} * parcel.first_pair * shape_.hidden;
       for (int i = 0; i < shape_.hidden; ++i) {
         if (out[i].bits != EchoValue(CanaryValue(rank_, row, i), parcel.rank).bits) {
-          return absl::InternalError(
-              absl::StrCat("the canary came back from ", Name(parcel.rank), " with wrong bits"));
+          return absl::InternalError(absl::StrCat("the canary came back from ",
+                                                  RankName(parcel.rank), " with wrong bits"));
         }
       }
     }
@@ -117,18 +117,18 @@ absl::Status RankGroup::CheckCanaryDigests() const {
   for (int rank = 0; rank < shape_.num_ranks; ++rank) {
     const uint64_t digest = segment_->digest(0, rank).load(std::memory_order_relaxed);
     if (digest != kCanaryStep - static_cast<uint64_t>(rank)) {
-      return absl::InternalError(absl::StrCat("the canary of ", Name(rank), " has wrong bits"));
+      return absl::InternalError(absl::StrCat("the canary of ", RankName(rank), " has wrong bits"));
     }
   }
   return absl::OkStatus();
 }
 
 absl::Status RankGroup::Connect() {
-  if (aborted_.load(std::memory_order_acquire)) return AbortedStatus();
-  if (phase_ != Phase::kNew) return absl::FailedPreconditionError("Connect was called before");
-  phase_ = Phase::kConnecting;
+  if (absl::Status status = state_.BeginConnect(); !status.ok()) return status;
   // Owners run several threads and stay where the kernel puts them.
-  if (!options_.cores.empty() && !is_owner()) TakeSeat(&segment_->seats()[rank_], options_.cores);
+  if (!options_.cores.empty() && !state_.is_owner()) {
+    TakeSeat(&segment_->seats()[rank_], options_.cores);
+  }
   const Clock::time_point deadline = After(options_.join_deadline);
   Arrive();
   absl::Status status = WaitForAll(deadline, "did not join", nullptr);
@@ -136,7 +136,7 @@ absl::Status RankGroup::Connect() {
     // No mailboxes here: the words that every layer compares carry the canary.
     segment_->digest(0, rank_).store(kCanaryStep - static_cast<uint64_t>(rank_),
                                      std::memory_order_relaxed);
-  } else if (status.ok() && is_owner()) {
+  } else if (status.ok() && state_.is_owner()) {
     status = SendCanaries(deadline);
   }
   if (status.ok()) {
@@ -145,8 +145,8 @@ absl::Status RankGroup::Connect() {
     status = WaitForAll(deadline, "did not finish the canary exchange", nullptr);
   }
   if (status.ok() && shape_.replicated) status = CheckCanaryDigests();
-  if (!status.ok()) return Fail(std::move(status));
-  phase_ = Phase::kReady;
+  if (!status.ok()) return state_.Fail(std::move(status));
+  state_.SetReady();
   return absl::OkStatus();
 }
 

@@ -14,27 +14,7 @@
 namespace moe::exchange {
 namespace {
 
-uint64_t NanosecondsSince(Clock::time_point start) {
-  return static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
-}
-
-void Add(std::atomic<uint64_t>& counter, uint64_t value) {
-  counter.fetch_add(value, std::memory_order_relaxed);
-}
-
 uint64_t BitOf(int rank) { return uint64_t{1} << (rank % 64); }
-
-// FNV-1a over what a replicated Dispatch is about: ranks that compute the same have the same.
-uint64_t DigestOf(uint64_t step, int layer, int num_rows, absl::Span<const int32_t> expert_ids) {
-  uint64_t hash = 0xcbf29ce484222325;
-  const auto mix = [&hash](uint64_t value) { hash = (hash ^ value) * 0x100000001b3; };
-  mix(step);
-  mix(static_cast<uint64_t>(layer));
-  mix(static_cast<uint64_t>(num_rows));
-  for (const int32_t expert : expert_ids) mix(static_cast<uint64_t>(expert));
-  return hash;
-}
 
 }  // namespace
 
@@ -47,6 +27,7 @@ RankGroup::RankGroup(std::shared_ptr<Segment> segment, const GroupShape& shape, 
       experts_(experts),
       options_(options),
       bells_(segment_->bells()),
+      state_(shape_, rank),
       router_(shape),
       asked_((shape.num_ranks + 63) / 64),
       num_asked_(shape.num_ranks),
@@ -59,7 +40,7 @@ RankGroup::RankGroup(std::shared_ptr<Segment> segment, const GroupShape& shape, 
     const size_t bytes = sizeof(kernels::BFloat16) * shape.max_rows * shape.hidden;
     private_rows_.reset(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
     rows_ = static_cast<kernels::BFloat16*>(private_rows_.get());
-  } else if (is_owner()) {
+  } else if (state_.is_owner()) {
     rows_ = segment_->rows(rank);
     // Owners divide the cores, and have at least one each.
     const int num_cores = static_cast<int>(options.cores.size());
@@ -72,50 +53,21 @@ RankGroup::RankGroup(std::shared_ptr<Segment> segment, const GroupShape& shape, 
 
 // ---- Waiting
 
-absl::Status RankGroup::AbortedStatus() const {
-  absl::MutexLock lock(&abort_mutex_);
-  return absl::AbortedError(abort_reason_);
-}
-
-absl::Status RankGroup::Usable() const {
-  if (aborted_.load(std::memory_order_acquire)) return AbortedStatus();
-  if (!failure_.ok()) return failure_;
-  if (phase_ != Phase::kReady) {
-    return absl::FailedPreconditionError("the exchange is not connected");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status RankGroup::Fail(absl::Status status) {
-  if (failure_.ok() && !absl::IsAborted(status)) failure_ = status;
-  return status;
-}
-
-absl::Status RankGroup::DeadlineMissed(int suspect, absl::string_view what) {
-  suspect_.store(suspect, std::memory_order_relaxed);
-  return absl::DeadlineExceededError(absl::StrCat(Name(suspect), " ", what));
-}
-
 void RankGroup::Abort(std::string_view reason) {
-  {
-    absl::MutexLock lock(&abort_mutex_);
-    if (!aborted_.load(std::memory_order_relaxed)) abort_reason_ = std::string(reason);
-    aborted_.store(true, std::memory_order_release);
-  }
+  state_.Abort(reason);
   // Always: a peer may have died after it marked this rank as woken and before it woke it.
   bells_.RingAlways(rank_);
 }
 
 absl::Status RankGroup::WaitServing(absl::FunctionRef<bool()> done, Clock::time_point deadline,
-                                    absl::FunctionRef<void()> nudge,
-                                    std::atomic<uint64_t>* asleep_ns) {
+                                    absl::FunctionRef<void()> nudge, Counter* asleep_ns) {
   const bool has_deadline = deadline != Clock::time_point::max();
   Clock::time_point idle_since = Clock::now();
   Clock::time_point wake_at =
       has_deadline ? idle_since + (deadline - idle_since) / 2 : Clock::time_point::max();
   const auto spin = absl::ToChronoNanoseconds(options_.spin);
   while (true) {
-    if (aborted_.load(std::memory_order_acquire)) return AbortedStatus();
+    if (state_.aborted()) return state_.AbortedStatus();
     if (done()) return absl::OkStatus();
     absl::StatusOr<bool> served = ServePending();
     if (!served.ok()) return served.status();
@@ -131,16 +83,16 @@ absl::Status RankGroup::WaitServing(absl::FunctionRef<bool()> done, Clock::time_
     }
     if (now - idle_since < spin) {
       std::this_thread::yield();
-      if (asleep_ns != nullptr) Add(*asleep_ns, NanosecondsSince(now));
+      if (asleep_ns != nullptr) asleep_ns->Add(NanosecondsSince(now));
       continue;
     }
     const uint32_t ticket = bells_.Prepare(rank_);
-    if (aborted_.load(std::memory_order_acquire) || done() || HasRequest()) {
+    if (state_.aborted() || done() || HasRequest()) {
       bells_.Cancel(rank_);
       continue;
     }
     bells_.Sleep(rank_, ticket, wake_at);
-    if (asleep_ns != nullptr) Add(*asleep_ns, NanosecondsSince(now));
+    if (asleep_ns != nullptr) asleep_ns->Add(NanosecondsSince(now));
     idle_since = Clock::now();
   }
 }
@@ -163,7 +115,7 @@ absl::StatusOr<bool> RankGroup::ServePending() {
     if (number == num_served_[owner]) continue;
     const Clock::time_point start = Clock::now();
     if (absl::Status status = Serve(owner, number); !status.ok()) return status;
-    Add(serve_ns_, NanosecondsSince(start));
+    counters_.serve_ns.Add(NanosecondsSince(start));
     served = true;
   }
   return served;
@@ -171,8 +123,9 @@ absl::StatusOr<bool> RankGroup::ServePending() {
 
 absl::Status RankGroup::Serve(int owner, uint64_t number) {
   if (number != num_served_[owner] + 1) {
-    return absl::InternalError(absl::StrCat("the mailbox of ", Name(owner), " is corrupt: request ",
-                                            number, " after ", num_served_[owner]));
+    return absl::InternalError(absl::StrCat("the mailbox of ", RankName(owner),
+                                            " is corrupt: request ", number, " after ",
+                                            num_served_[owner]));
   }
   num_served_[owner] = number;
   Request request;
@@ -193,7 +146,7 @@ absl::Status RankGroup::Serve(int owner, uint64_t number) {
 absl::Status RankGroup::CopyPairs(int owner, const Request& request) {
   if (request.num_pairs < 1 || request.first_pair < 0 ||
       int64_t{request.first_pair} + request.num_pairs > max_pairs()) {
-    return absl::InternalError(absl::StrCat("the mailbox of ", Name(owner), " is corrupt: ",
+    return absl::InternalError(absl::StrCat("the mailbox of ", RankName(owner), " is corrupt: ",
                                             request.num_pairs, " pairs at ", request.first_pair));
   }
   const RoutedRow* pairs = segment_->pairs(owner) + request.first_pair;
@@ -201,8 +154,9 @@ absl::Status RankGroup::CopyPairs(int owner, const Request& request) {
   for (const RoutedRow& pair : serving_pairs_) {
     if (pair.out_row < 0 || pair.out_row >= max_pairs() ||
         pair.x_row != pair.out_row / shape_.top_k) {
-      return absl::InternalError(absl::StrCat("the mailbox of ", Name(owner), " is corrupt: row ",
-                                              pair.x_row, " to ", pair.out_row));
+      return absl::InternalError(absl::StrCat("the mailbox of ", RankName(owner),
+                                              " is corrupt: row ", pair.x_row, " to ",
+                                              pair.out_row));
     }
   }
   return absl::OkStatus();
@@ -215,13 +169,13 @@ absl::Status RankGroup::CheckWork(int owner, const Request& request) {
   const bool has_plan = plan.number.load(std::memory_order_acquire) != 0;
   const uint64_t step = plan.step.load(std::memory_order_acquire);
   if (!has_plan || request.step != step) {
-    return absl::InternalError(absl::StrCat("unexpected step: ", Name(owner), " sent step ",
+    return absl::InternalError(absl::StrCat("unexpected step: ", RankName(owner), " sent step ",
                                             request.step, " while ", has_plan ? "step " : "no step",
                                             has_plan ? absl::StrCat(step) : "", " is current"));
   }
   const int last_layer = served_step_[owner] == request.step ? served_layer_[owner] : -1;
   if (request.layer < 0 || request.layer >= shape_.num_layers || request.layer <= last_layer) {
-    return absl::InternalError(absl::StrCat("unexpected step: ", Name(owner), " sent layer ",
+    return absl::InternalError(absl::StrCat("unexpected step: ", RankName(owner), " sent layer ",
                                             request.layer, " of step ", request.step,
                                             " after layer ", last_layer));
   }
@@ -231,14 +185,14 @@ absl::Status RankGroup::CheckWork(int owner, const Request& request) {
     const RoutedRow& pair = serving_pairs_[i];
     if (pair.expert < 0 || pair.expert >= shape_.num_experts ||
         shape_.rank_of_expert[pair.expert] != rank_) {
-      return absl::InternalError(absl::StrCat("the mailbox of ", Name(owner),
+      return absl::InternalError(absl::StrCat("the mailbox of ", RankName(owner),
                                               " is corrupt: expert ", pair.expert,
                                               " is not held here"));
     }
     if (i > 0 && std::pair(serving_pairs_[i - 1].expert, serving_pairs_[i - 1].out_row) >=
                      std::pair(pair.expert, pair.out_row)) {
-      return absl::InternalError(
-          absl::StrCat("the mailbox of ", Name(owner), " is corrupt: its rows are out of order"));
+      return absl::InternalError(absl::StrCat("the mailbox of ", RankName(owner),
+                                              " is corrupt: its rows are out of order"));
     }
   }
   return absl::OkStatus();
@@ -330,48 +284,19 @@ void RankGroup::NudgeUnanswered() const {
 absl::Status RankGroup::Dispatch(uint64_t step, int layer, int num_rows,
                                  const int32_t* expert_ids) {
   const Clock::time_point start = Clock::now();
-  if (absl::Status status = Usable(); !status.ok()) return status;
-  if (!is_owner()) {
-    return absl::FailedPreconditionError(absl::StrCat(Name(rank_), " owns no rows"));
-  }
-  if (outstanding_) return absl::FailedPreconditionError("Dispatch before Combine");
-  if (num_rows < 1 || num_rows > shape_.max_rows) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(num_rows, " rows, not in [1, ", shape_.max_rows, "]"));
-  }
-  if (layer < 0 || layer >= shape_.num_layers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("layer ", layer, " of ", shape_.num_layers, " layers"));
-  }
-  if (has_dispatched_ && std::pair(step, layer) <= std::pair(dispatch_step_, dispatch_layer_)) {
-    return absl::FailedPreconditionError(absl::StrCat("layer ", layer, " of step ", step,
-                                                      " after layer ", dispatch_layer_, " of step ",
-                                                      dispatch_step_));
+  if (absl::Status status = state_.CheckDispatch(step, layer, num_rows, expert_ids); !status.ok()) {
+    return status;
   }
   // Acquire: the plan that allowed this step happens before what is posted below.
   const uint64_t current = segment_->plan_head().step.load(std::memory_order_acquire);
-  if (shape_.num_ranks > 1 && (plan_number_ == 0 || plan_step_ != step || current != step)) {
+  if (shape_.num_ranks > 1 && current != step) {
     return absl::FailedPreconditionError(
         absl::StrCat("step ", step, " has no plan: the current plan is of step ", current));
   }
-  const absl::Span<const int32_t> experts(expert_ids,
-                                          size_t{static_cast<uint32_t>(num_rows)} * shape_.top_k);
-  for (const int32_t expert : experts) {
-    if (expert < 0 || expert >= shape_.num_experts) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("expert ", expert, " of ", shape_.num_experts, " experts"));
-    }
-  }
-
   router_.Sort(num_rows, expert_ids);
-  outstanding_ = true;
-  has_dispatched_ = true;
-  dispatch_step_ = step;
-  dispatch_layer_ = layer;
-  num_rows_ = num_rows;
+  state_.BeginLayer(step, layer, num_rows, expert_ids);
   if (shape_.replicated) {
     ++num_dispatches_;
-    digest_ = DigestOf(step, layer, num_rows, experts);
   } else {
     const absl::Span<const RoutedRow> pairs = router_.pairs();
     std::memcpy(segment_->pairs(rank_), pairs.data(), pairs.size() * sizeof(RoutedRow));
@@ -382,22 +307,21 @@ absl::Status RankGroup::Dispatch(uint64_t step, int layer, int num_rows,
       if (rank != rank_ && count > 0) parcels_.push_back({rank, first, count});
     }
     Post(step, layer, parcels_, !router_.pairs_of(rank_).empty());
-    Add(dispatch_bytes_, static_cast<uint64_t>(router_.num_rows_sent(rank_)) * shape_.hidden *
-                             sizeof(kernels::BFloat16));
+    counters_.dispatch_bytes.Add(static_cast<uint64_t>(router_.num_rows_sent(rank_)) *
+                                 shape_.hidden * sizeof(kernels::BFloat16));
   }
-  Add(dispatch_ns_, NanosecondsSince(start));
+  counters_.dispatch_ns.Add(NanosecondsSince(start));
   return absl::OkStatus();
 }
 
 absl::StatusOr<const kernels::BFloat16*> RankGroup::Combine() {
-  if (absl::Status status = Usable(); !status.ok()) return status;
-  if (!outstanding_) return absl::FailedPreconditionError("Combine without Dispatch");
+  if (absl::Status status = state_.CheckCombine(); !status.ok()) return status;
   const absl::Span<const RoutedRow> own = router_.pairs_of(rank_);
   kernels::BFloat16* results = shape_.replicated
                                    ? segment_->shared_results(static_cast<int>(num_dispatches_ % 2))
                                    : segment_->results(rank_);
   if (!own.empty()) {
-    experts_->Run(dispatch_layer_, own, rows_, results);
+    experts_->Run(state_.dispatched().layer, own, rows_, results);
     if (!shape_.replicated) TurnsOf(rank_).WakeNext();
   }
 
@@ -407,17 +331,16 @@ absl::StatusOr<const kernels::BFloat16*> RankGroup::Combine() {
   } else {
     // Counted from here: the others had the time that this rank's own rows took, too.
     status = WaitServing([this] { return AllAnswered(); }, After(options_.step_deadline),
-                         [this] { NudgeUnanswered(); }, &combine_wait_ns_);
+                         [this] { NudgeUnanswered(); }, &counters_.combine_wait_ns);
     if (absl::IsDeadlineExceeded(status)) {
-      status = DeadlineMissed(
-          FirstUnanswered(),
-          absl::StrCat("did not answer layer ", dispatch_layer_, " of step ", dispatch_step_));
+      status = state_.DeadlineMissed(
+          FirstUnanswered(), absl::StrCat("did not answer ", LayerName(state_.dispatched())));
     }
   }
-  if (!status.ok()) return Fail(std::move(status));
-  outstanding_ = false;
+  if (!status.ok()) return state_.Fail(std::move(status));
+  state_.EndLayer();
   const uint64_t num_foreign = router_.pairs().size() - own.size();
-  Add(combine_bytes_, num_foreign * shape_.hidden * sizeof(kernels::BFloat16));
+  counters_.combine_bytes.Add(num_foreign * shape_.hidden * sizeof(kernels::BFloat16));
   return results;
 }
 
@@ -428,34 +351,20 @@ absl::StatusOr<const kernels::BFloat16*> RankGroup::Combine() {
 // up the outputs of n. The same holds for the digests.
 absl::Status RankGroup::CombineReplicated() {
   const int buffer = static_cast<int>(num_dispatches_ % 2);
-  segment_->digest(buffer, rank_).store(digest_, std::memory_order_relaxed);
+  segment_->digest(buffer, rank_).store(state_.digest(), std::memory_order_relaxed);
   Arrive();
-  absl::Status status =
-      WaitForAll(After(options_.step_deadline),
-                 absl::StrCat("did not reach layer ", dispatch_layer_, " of step ", dispatch_step_),
-                 &combine_wait_ns_);
+  absl::Status status = WaitForAll(After(options_.step_deadline),
+                                   absl::StrCat("did not reach ", LayerName(state_.dispatched())),
+                                   &counters_.combine_wait_ns);
   if (!status.ok()) return status;
   for (int rank = 0; rank < shape_.num_ranks; ++rank) {
-    if (segment_->digest(buffer, rank).load(std::memory_order_relaxed) != digest_) {
-      return absl::InternalError(
-          absl::StrCat("unexpected step: ", Name(rank), " dispatched other rows than ", Name(rank_),
-                       " in layer ", dispatch_layer_, " of step ", dispatch_step_));
+    if (segment_->digest(buffer, rank).load(std::memory_order_relaxed) != state_.digest()) {
+      return absl::InternalError(absl::StrCat("unexpected step: ", RankName(rank),
+                                              " dispatched other rows than ", RankName(rank_),
+                                              " in ", LayerName(state_.dispatched())));
     }
   }
   return absl::OkStatus();
-}
-
-ExchangeStats RankGroup::stats() const {
-  const auto seconds = [](const std::atomic<uint64_t>& ns) {
-    return static_cast<double>(ns.load(std::memory_order_relaxed)) * 1e-9;
-  };
-  ExchangeStats stats;
-  stats.dispatch_seconds = seconds(dispatch_ns_);
-  stats.combine_wait_seconds = seconds(combine_wait_ns_);
-  stats.serve_seconds = seconds(serve_ns_);
-  stats.dispatch_bytes = dispatch_bytes_.load(std::memory_order_relaxed);
-  stats.combine_bytes = combine_bytes_.load(std::memory_order_relaxed);
-  return stats;
 }
 
 }  // namespace moe::exchange

@@ -16,19 +16,17 @@
 #ifndef MOE_WORKER_EXCHANGE_SHARED_MEMORY_GROUP_H_
 #define MOE_WORKER_EXCHANGE_SHARED_MEMORY_GROUP_H_
 
-#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "worker/exchange/doorbell.h"
+#include "worker/exchange/exchange_counters.h"
+#include "worker/exchange/rank_epoch.h"
 #include "worker/exchange/routing.h"
 #include "worker/exchange/segment.h"
 #include "worker/exchange/shared_memory.h"
@@ -48,8 +46,8 @@ class RankGroup final : public SharedMemoryGroup {
   kernels::BFloat16* rows() override { return rows_; }
   absl::Status Dispatch(uint64_t step, int layer, int num_rows, const int32_t* expert_ids) override;
   absl::StatusOr<const kernels::BFloat16*> Combine() override;
-  int suspect() const override { return suspect_.load(std::memory_order_relaxed); }
-  ExchangeStats stats() const override;
+  int suspect() const override { return state_.suspect(); }
+  ExchangeStats stats() const override { return counters_.stats(); }
   void Abort(std::string_view reason) override;
 
   absl::Status SendPlan(uint64_t step, std::string_view plan, absl::Span<const int> ranks) override;
@@ -73,15 +71,11 @@ class RankGroup final : public SharedMemoryGroup {
   };
 
   // Waiting (shared_memory_group.cc).
-  absl::Status Usable() const;
-  absl::Status Fail(absl::Status status);
-  absl::Status AbortedStatus() const;
   // Serves other owners until done(). Aborted, Internal, or DeadlineExceeded; the caller says of
   // what. Halfway to the deadline it calls nudge() once, to ring those that seem to sleep over
   // their work. Time asleep is added to `*asleep_ns` if given.
   absl::Status WaitServing(absl::FunctionRef<bool()> done, Clock::time_point deadline,
-                           absl::FunctionRef<void()> nudge, std::atomic<uint64_t>* asleep_ns);
-  absl::Status DeadlineMissed(int suspect, absl::string_view what);
+                           absl::FunctionRef<void()> nudge, Counter* asleep_ns);
 
   // Serving other owners.
   bool HasRequest() const;
@@ -107,21 +101,13 @@ class RankGroup final : public SharedMemoryGroup {
   void Arrive();
   bool AllArrived() const;
   int FirstAbsent() const;
-  absl::Status WaitForAll(Clock::time_point deadline, absl::string_view what,
-                          std::atomic<uint64_t>* asleep_ns);
+  absl::Status WaitForAll(Clock::time_point deadline, absl::string_view what, Counter* asleep_ns);
 
   // Joining (shared_memory_connect.cc).
   absl::Status SendCanaries(Clock::time_point deadline);
   absl::Status CheckCanaryDigests() const;
 
   int64_t max_pairs() const { return int64_t{shape_.max_rows} * shape_.top_k; }
-  bool is_owner() const { return shape_.replicated || rank_ < shape_.num_attention_ranks; }
-  static std::string Name(int rank) { return absl::StrCat("rank ", rank); }
-  static Clock::time_point After(absl::Duration duration) {
-    // An infinite or absurd duration is no deadline; adding it would overflow the clock.
-    if (duration > absl::Hours(24 * 365)) return Clock::time_point::max();
-    return Clock::now() + absl::ToChronoNanoseconds(duration);
-  }
 
   const std::shared_ptr<Segment> segment_;
   const GroupShape shape_;
@@ -136,19 +122,11 @@ class RankGroup final : public SharedMemoryGroup {
   kernels::BFloat16* rows_ = nullptr;
 
   // The engine thread's own state.
-  enum class Phase { kNew, kConnecting, kReady };
-  Phase phase_ = Phase::kNew;
-  absl::Status failure_;  // the first error that ended the epoch for this rank
+  RankEpoch state_;
   uint64_t barrier_ = 0;  // barriers that this rank has arrived at
 
   Router router_;
-  bool outstanding_ = false;  // dispatched and not combined
-  int num_rows_ = 0;          // of the last Dispatch
-  bool has_dispatched_ = false;
-  uint64_t dispatch_step_ = 0;
-  int dispatch_layer_ = 0;
   uint64_t num_dispatches_ = 0;          // replicated: its parity chooses the buffer
-  uint64_t digest_ = 0;                  // replicated: of the last Dispatch
   std::vector<Parcel> parcels_;          // of the last Dispatch
   std::vector<uint64_t> asked_;          // [W], bit per rank that has a parcel
   std::vector<uint64_t> num_asked_;      // [num_ranks], value of the rank's request word for us
@@ -163,20 +141,9 @@ class RankGroup final : public SharedMemoryGroup {
   std::vector<RoutedRow> serving_pairs_;  // scratch: the private copy of a request's pairs
 
   uint64_t plan_number_ = 0;        // leader: plans sent; others: number of the last one taken
-  uint64_t plan_step_ = 0;          // of that plan
-  uint64_t result_number_ = 0;      // plan number of the last result sent
   std::vector<uint64_t> named_in_;  // [num_ranks], leader: last plan that names the rank
 
-  // Read by any thread.
-  std::atomic<int> suspect_{-1};
-  std::atomic<bool> aborted_{false};
-  mutable absl::Mutex abort_mutex_;
-  std::string abort_reason_ ABSL_GUARDED_BY(abort_mutex_);
-  std::atomic<uint64_t> dispatch_ns_{0};
-  std::atomic<uint64_t> combine_wait_ns_{0};
-  std::atomic<uint64_t> serve_ns_{0};
-  std::atomic<uint64_t> dispatch_bytes_{0};
-  std::atomic<uint64_t> combine_bytes_{0};
+  ExchangeCounters counters_;
 };
 
 }  // namespace moe::exchange

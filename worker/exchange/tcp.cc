@@ -57,34 +57,18 @@ absl::StatusOr<std::unique_ptr<TcpGroup>> TcpGroup::Open(std::string_view bootst
 // ---- Plans
 
 absl::Status TcpRank::SendPlan(uint64_t step, std::string_view plan, absl::Span<const int> ranks) {
-  if (absl::Status status = Usable(); !status.ok()) return status;
-  if (rank_ != 0) return absl::FailedPreconditionError("only rank 0 sends plans");
-  if (plan.size() > kMaxPlanBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("the plan of step ", step, " has ", plan.size(),
-                                                   " bytes, more than ", kMaxPlanBytes));
-  }
-  if (has_plan_ && step != plan_step_ + 1) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("plan of step ", step, " after that of step ", plan_step_));
-  }
-  if (outstanding_) return absl::FailedPreconditionError("SendPlan between Dispatch and Combine");
-  for (const int rank : ranks) {
-    if (rank < 0 || rank >= shape_.num_ranks) {
-      return absl::InvalidArgumentError(absl::StrCat("no rank ", rank));
-    }
-  }
+  if (absl::Status status = state_.CheckSendPlan(step, plan, ranks); !status.ok()) return status;
   // The engine sends a plan when it has the results of the step before. Checked, because the plan
   // before may still be under way to a rank that has not answered.
   for (int rank = 1; rank < shape_.num_ranks; ++rank) {
     if (peers_[rank].owes_result) {
       return absl::FailedPreconditionError(
-          absl::StrCat(Name(rank), " has not answered the plan of step ", plan_step_));
+          absl::StrCat(RankName(rank), " has not answered the plan of step ", state_.plan_step()));
     }
   }
 
   plan_text_.assign(plan.data(), plan.size());
-  has_plan_ = true;
-  plan_step_ = step;
+  state_.BeginStep(step);
   latest_step_ = step;
   FrameHeader header = MakeFrame(FrameType::kPlan, epoch_, step);
   header.num_bytes = plan_text_.size();
@@ -98,10 +82,10 @@ absl::Status TcpRank::SendPlan(uint64_t step, std::string_view plan, absl::Span<
     return Send(rank, header, ranges_.ranges());
   };
   for (int rank = 1; shape_.replicated && rank < shape_.num_ranks; ++rank) {
-    if (absl::Status status = send(rank); !status.ok()) return Fail(std::move(status));
+    if (absl::Status status = send(rank); !status.ok()) return state_.Fail(std::move(status));
   }
   for (const int rank : ranks) {
-    if (absl::Status status = send(rank); !status.ok()) return Fail(std::move(status));
+    if (absl::Status status = send(rank); !status.ok()) return state_.Fail(std::move(status));
   }
   return absl::OkStatus();
 }
@@ -109,11 +93,11 @@ absl::Status TcpRank::SendPlan(uint64_t step, std::string_view plan, absl::Span<
 absl::Status TcpRank::BeginPlan() {
   Connection& leader = *peers_[0].connection;
   const FrameHeader& header = leader.header();
-  if (phase_ != Phase::kReady && !may_start_) return Unexpected(header, "while ranks join");
-  if (plan_arrived_ || result_due_ || leader.HasUnsent(FrameType::kResult)) {
+  if (!state_.is_ready() && !may_start_) return Unexpected(header, "while ranks join");
+  if (plan_arrived_ || state_.result_due() || leader.HasUnsent(FrameType::kResult)) {
     return Unexpected(header, absl::StrCat("before the result of step ", latest_step_));
   }
-  if (header.step < latest_step_ || (has_plan_ && header.step <= plan_step_)) {
+  if (header.step < latest_step_ || (state_.has_plan() && header.step <= state_.plan_step())) {
     return Unexpected(header, absl::StrCat("after step ", latest_step_));
   }
   plan_text_.resize(header.num_bytes);
@@ -123,49 +107,33 @@ absl::Status TcpRank::BeginPlan() {
 }
 
 absl::StatusOr<ControlChannel::ReceivedPlan> TcpRank::ReceivePlan() {
-  if (absl::Status status = Usable(); !status.ok()) return status;
-  if (rank_ == 0) return absl::FailedPreconditionError("rank 0 sends plans");
-  if (outstanding_) {
-    return absl::FailedPreconditionError("ReceivePlan between Dispatch and Combine");
-  }
+  if (absl::Status status = state_.CheckReceivePlan(); !status.ok()) return status;
   absl::Status status =
       WaitServing([this] { return plan_arrived_; }, Clock::time_point::max(), nullptr);
-  if (!status.ok()) return Fail(std::move(status));
+  if (!status.ok()) return state_.Fail(std::move(status));
   plan_arrived_ = false;
-  has_plan_ = true;
-  plan_step_ = latest_step_;
-  result_due_ = true;
-  return ReceivedPlan{plan_step_, std::exchange(plan_text_, {})};
+  state_.BeginStep(latest_step_);
+  return ReceivedPlan{latest_step_, std::exchange(plan_text_, {})};
 }
 
 // ---- Results
 
 absl::Status TcpRank::SendResult(uint64_t step, std::string_view result) {
-  if (absl::Status status = Usable(); !status.ok()) return status;
-  if (rank_ == 0) return absl::FailedPreconditionError("rank 0 receives results");
-  if (!has_plan_ || step != plan_step_ || !result_due_) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("step ", step, " expects no result from ", Name(rank_)));
-  }
-  if (result.size() > kMaxResultBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("the result of step ", step, " has ",
-                                                   result.size(), " bytes, more than ",
-                                                   kMaxResultBytes));
-  }
-  result_due_ = false;
+  if (absl::Status status = state_.CheckSendResult(step, result); !status.ok()) return status;
+  state_.ResultSent();
   result_text_.assign(result.data(), result.size());
   FrameHeader header = MakeFrame(FrameType::kResult, epoch_, step);
   header.num_bytes = result_text_.size();
   ranges_.Clear();
   ranges_.Add(result_text_.data(), result_text_.size());
   absl::Status status = Send(0, header, ranges_.ranges());
-  return status.ok() ? status : Fail(std::move(status));
+  return status.ok() ? status : state_.Fail(std::move(status));
 }
 
 absl::Status TcpRank::BeginResult(int rank) {
   Peer& peer = peers_[rank];
   const FrameHeader& header = peer.connection->header();
-  if (rank_ != 0 || !peer.owes_result || peer.has_result || header.step != plan_step_ ||
+  if (rank_ != 0 || !peer.owes_result || peer.has_result || header.step != state_.plan_step() ||
       peer.connection->HasUnsent(FrameType::kPlan)) {
     return Unexpected(header, "which it was not asked for");
   }
@@ -177,14 +145,7 @@ absl::Status TcpRank::BeginResult(int rank) {
 
 absl::StatusOr<std::vector<std::string>> TcpRank::ReceiveResults(uint64_t step,
                                                                  absl::Span<const int> ranks) {
-  if (absl::Status status = Usable(); !status.ok()) return status;
-  if (rank_ != 0) return absl::FailedPreconditionError("only rank 0 receives results");
-  if (outstanding_) {
-    return absl::FailedPreconditionError("ReceiveResults between Dispatch and Combine");
-  }
-  if (!has_plan_ || step != plan_step_) {
-    return absl::FailedPreconditionError(absl::StrCat("step ", step, " is not the current step"));
-  }
+  if (absl::Status status = state_.CheckReceiveResults(step); !status.ok()) return status;
   for (const int rank : ranks) {
     if (rank < 1 || rank >= shape_.num_ranks || !peers_[rank].owes_result) {
       return absl::InvalidArgumentError(
@@ -200,12 +161,10 @@ absl::StatusOr<std::vector<std::string>> TcpRank::ReceiveResults(uint64_t step,
   absl::Status status =
       WaitServing([&] { return first_missing() < 0; }, After(options_.step_deadline), nullptr);
   if (absl::IsDeadlineExceeded(status)) {
-    const int rank = first_missing();
-    suspect_.store(rank, std::memory_order_relaxed);
-    status = absl::DeadlineExceededError(
-        absl::StrCat(Name(rank), " did not send its result of step ", step));
+    status = state_.DeadlineMissed(first_missing(),
+                                   absl::StrCat("did not send its result of step ", step));
   }
-  if (!status.ok()) return Fail(std::move(status));
+  if (!status.ok()) return state_.Fail(std::move(status));
   std::vector<std::string> results;
   results.reserve(ranks.size());
   for (const int rank : ranks) {

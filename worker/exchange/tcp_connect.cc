@@ -36,9 +36,7 @@ bool TcpRank::NeedsConnection(int rank) const {
 }
 
 absl::Status TcpRank::Connect() {
-  if (aborted_.load(std::memory_order_acquire)) return AbortedStatus();
-  if (phase_ != Phase::kNew) return absl::FailedPreconditionError("Connect was called before");
-  phase_ = Phase::kConnecting;
+  if (absl::Status status = state_.BeginConnect(); !status.ok()) return status;
   const Clock::time_point deadline = After(options_.join_deadline);
   for (int i = 0; i < shape_.hidden; ++i) canary_row_.push_back(CanaryValue(rank_, i));
   std::vector<bool> awaited(shape_.num_ranks);
@@ -58,12 +56,11 @@ absl::Status TcpRank::Connect() {
   if (absl::IsDeadlineExceeded(status)) status = NameMissing();
   if (status.ok() && missing_ < 0) status = AwaitOthers(deadline);
   if (status.ok() && missing_ >= 0) {
-    suspect_.store(missing_, std::memory_order_relaxed);
-    status = absl::DeadlineExceededError(absl::StrCat(Name(missing_), " did not join"));
+    status = state_.DeadlineMissed(missing_, "did not join");
   }
   options_.listener->Close(epoch_);
-  if (!status.ok()) return Fail(std::move(status));
-  phase_ = Phase::kReady;
+  if (!status.ok()) return state_.Fail(std::move(status));
+  state_.SetReady();
   return absl::OkStatus();
 }
 
@@ -100,7 +97,9 @@ int TcpRank::FirstNotReady() const {
 bool TcpRank::OwnPartDone() const {
   for (int rank = 0; rank < shape_.num_ranks; ++rank) {
     if (!NeedsConnection(rank)) continue;
-    if (peers_[rank].connection == nullptr || (is_owner() && !peers_[rank].echoed)) return false;
+    if (peers_[rank].connection == nullptr || (state_.is_owner() && !peers_[rank].echoed)) {
+      return false;
+    }
   }
   return true;
 }
@@ -111,18 +110,17 @@ absl::Status TcpRank::NameMissing() {
     if (!NeedsConnection(rank)) continue;
     std::string what;
     if (peer.connection == nullptr) {
-      what = " did not join";
+      what = "did not join";
       if (peer.dialer != nullptr && !peer.dialer->last_error().empty()) {
         absl::StrAppend(&what, " (last attempt: ", peer.dialer->last_error(), ")");
       }
-    } else if (is_owner() && !peer.echoed) {
-      what = " did not answer the canary";
+    } else if (state_.is_owner() && !peer.echoed) {
+      what = "did not answer the canary";
     } else {
       continue;
     }
     if (rank_ == 0) TellMissing(rank);
-    suspect_.store(rank, std::memory_order_relaxed);
-    return absl::DeadlineExceededError(absl::StrCat(Name(rank), what));
+    return state_.DeadlineMissed(rank, what);
   }
   return absl::DeadlineExceededError("a rank did not join");
 }
@@ -140,7 +138,7 @@ void TcpRank::TellMissing(int missing) {
 
 absl::Status TcpRank::TakeArrivals() {
   for (PeerInbox::Arrival& arrival : inbox_->TakeAll()) {
-    if (phase_ != Phase::kConnecting || peers_[arrival.rank].connection != nullptr) continue;
+    if (!state_.is_connecting() || peers_[arrival.rank].connection != nullptr) continue;
     absl::Status status =
         AdoptConnection(arrival.rank, std::move(arrival.socket), /*is_watched=*/false);
     if (!status.ok()) return status;
@@ -176,7 +174,7 @@ absl::Status TcpRank::AdoptConnection(int rank, OwnedFd socket, bool is_watched)
   if (!status.ok()) return status;
   peers_[rank].connection = std::make_unique<Connection>(std::move(socket));
   status = Watch(rank, is_watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD);
-  if (!status.ok() || !is_owner()) return status;
+  if (!status.ok() || !state_.is_owner()) return status;
   FrameHeader header = MakeFrame(FrameType::kCanary, epoch_);
   header.num_bytes = RowBytes(shape_, 1);
   const iovec body{.iov_base = canary_row_.data(), .iov_len = header.num_bytes};
@@ -191,9 +189,9 @@ absl::Status TcpRank::BeginJoinFrame(int rank) {
   const auto refuse = [&] {
     return absl::InternalError(
         absl::StrCat("unexpected step: a frame of type ", static_cast<uint32_t>(header.type),
-                     phase_ == Phase::kReady ? " after" : " while", " ranks join"));
+                     state_.is_ready() ? " after" : " while", " ranks join"));
   };
-  if (phase_ != Phase::kConnecting) return refuse();
+  if (!state_.is_connecting()) return refuse();
   char* into = nullptr;
   switch (header.type) {
     case FrameType::kCanary:
@@ -201,7 +199,7 @@ absl::Status TcpRank::BeginJoinFrame(int rank) {
       into = peer.canary.Resize(header.num_bytes);
       break;
     case FrameType::kEcho:
-      if (!is_owner() || peer.echoed) return refuse();
+      if (!state_.is_owner() || peer.echoed) return refuse();
       into = peer.dispatch.Resize(header.num_bytes);
       break;
     case FrameType::kReady:

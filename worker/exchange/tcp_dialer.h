@@ -12,7 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "worker/exchange/doorbell.h"
+#include "worker/exchange/clock.h"
 #include "worker/exchange/tcp_handshake.h"
 #include "worker/exchange/tcp_socket.h"
 

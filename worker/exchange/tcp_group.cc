@@ -47,9 +47,10 @@ TcpRank::TcpRank(const GroupShape& shape, uint64_t epoch, int rank, const Bytes3
       handshake_(secret, shape),
       inbox_(std::move(inbox)),
       epoll_(std::move(epoll)),
+      state_(shape_, rank),
       peers_(shape.num_ranks),
       router_(shape) {
-  if (!is_owner()) return;
+  if (!state_.is_owner()) return;
   rows_.Resize(RowBytes(shape, shape.max_rows));
   results_.Resize(RowBytes(shape, int64_t{shape.max_rows} * shape.top_k));
   frame_row_.assign(shape.max_rows, -1);
@@ -61,51 +62,28 @@ kernels::BFloat16* TcpRank::rows() { return reinterpret_cast<kernels::BFloat16*>
 
 // ---- Waiting
 
-absl::Status TcpRank::AbortedStatus() const {
-  const absl::MutexLock lock(&abort_mutex_);
-  return absl::AbortedError(abort_reason_);
-}
-
-absl::Status TcpRank::Usable() const {
-  if (aborted_.load(std::memory_order_acquire)) return AbortedStatus();
-  if (!failure_.ok()) return failure_;
-  if (phase_ != Phase::kReady) {
-    return absl::FailedPreconditionError("the exchange is not connected");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status TcpRank::Fail(absl::Status status) {
-  if (failure_.ok() && !absl::IsAborted(status)) failure_ = status;
-  return status;
-}
-
 absl::Status TcpRank::Blame(int rank, const absl::Status& status) {
-  suspect_.store(rank, std::memory_order_relaxed);
-  return {status.code(), absl::StrCat(Name(rank), ": ", status.message())};
+  state_.Suspect(rank);
+  return {status.code(), absl::StrCat(RankName(rank), ": ", status.message())};
 }
 
 void TcpRank::Abort(std::string_view reason) {
-  {
-    const absl::MutexLock lock(&abort_mutex_);
-    if (!aborted_.load(std::memory_order_relaxed)) abort_reason_ = std::string(reason);
-    aborted_.store(true, std::memory_order_release);
-  }
+  state_.Abort(reason);
   inbox_->Wake();
 }
 
 absl::Status TcpRank::WaitServing(absl::FunctionRef<bool()> done, Clock::time_point deadline,
-                                  std::atomic<uint64_t>* asleep_ns) {
+                                  Counter* asleep_ns) {
   while (true) {
-    if (aborted_.load(std::memory_order_acquire)) return AbortedStatus();
+    if (state_.aborted()) return state_.AbortedStatus();
     if (done()) return absl::OkStatus();
     if (Clock::now() >= deadline) return absl::DeadlineExceededError("");
     if (absl::Status status = HandleEvents(deadline, asleep_ns); !status.ok()) return status;
   }
 }
 
-absl::Status TcpRank::HandleEvents(Clock::time_point wake_at, std::atomic<uint64_t>* asleep_ns) {
-  if (phase_ == Phase::kConnecting) wake_at = std::min(wake_at, NextDial());
+absl::Status TcpRank::HandleEvents(Clock::time_point wake_at, Counter* asleep_ns) {
+  if (state_.is_connecting()) wake_at = std::min(wake_at, NextDial());
   const Clock::time_point before = Clock::now();
   int timeout_ms = -1;
   if (wake_at != Clock::time_point::max()) {
@@ -118,9 +96,7 @@ absl::Status TcpRank::HandleEvents(Clock::time_point wake_at, std::atomic<uint64
     return absl::InternalError(ErrnoText("can't wait for the other ranks"));
   }
   if (asleep_ns != nullptr) {
-    asleep_ns->fetch_add(
-        static_cast<uint64_t>((Clock::now() - before) / std::chrono::nanoseconds(1)),
-        std::memory_order_relaxed);
+    asleep_ns->Add(NanosecondsSince(before));
   }
   for (int i = 0; i < num_events; ++i) {
     const auto rank = static_cast<int>(events[i].data.u64);
@@ -128,7 +104,7 @@ absl::Status TcpRank::HandleEvents(Clock::time_point wake_at, std::atomic<uint64
         rank == shape_.num_ranks ? TakeArrivals() : HandlePeerEvent(rank, events[i].events);
     if (!status.ok()) return status;
   }
-  return phase_ == Phase::kConnecting ? TendDialers(Clock::now()) : absl::OkStatus();
+  return state_.is_connecting() ? TendDialers(Clock::now()) : absl::OkStatus();
 }
 
 absl::Status TcpRank::HandlePeerEvent(int rank, uint32_t events) {
@@ -201,11 +177,11 @@ absl::Status TcpRank::BeginFrame(int rank) {
     case FrameType::kDispatch:
     case FrameType::kShare:
       // Rank 0 may have started the others already, and its word to us is still under way.
-      if (phase_ != Phase::kReady && !said_ready_) return Unexpected(header, "while ranks join");
+      if (!state_.is_ready() && !said_ready_) return Unexpected(header, "while ranks join");
       break;
     case FrameType::kResult:
     case FrameType::kOutputs:
-      if (phase_ != Phase::kReady) return Unexpected(header, "while ranks join");
+      if (!state_.is_ready()) return Unexpected(header, "while ranks join");
       break;
     default:
       return BeginJoinFrame(rank);
@@ -245,19 +221,6 @@ absl::Status TcpRank::EndFrame(int rank) {
     default:
       return EndJoinFrame(rank);
   }
-}
-
-ExchangeStats TcpRank::stats() const {
-  const auto seconds = [](const std::atomic<uint64_t>& ns) {
-    return static_cast<double>(ns.load(std::memory_order_relaxed)) * 1e-9;
-  };
-  ExchangeStats stats;
-  stats.dispatch_seconds = seconds(dispatch_ns_);
-  stats.combine_wait_seconds = seconds(combine_wait_ns_);
-  stats.serve_seconds = seconds(serve_ns_);
-  stats.dispatch_bytes = dispatch_bytes_.load(std::memory_order_relaxed);
-  stats.combine_bytes = combine_bytes_.load(std::memory_order_relaxed);
-  return stats;
 }
 
 }  // namespace moe::exchange

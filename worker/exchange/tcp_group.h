@@ -12,19 +12,17 @@
 #ifndef MOE_WORKER_EXCHANGE_TCP_GROUP_H_
 #define MOE_WORKER_EXCHANGE_TCP_GROUP_H_
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
-#include "worker/exchange/doorbell.h"
+#include "worker/exchange/clock.h"
+#include "worker/exchange/exchange_counters.h"
+#include "worker/exchange/rank_epoch.h"
 #include "worker/exchange/routing.h"
 #include "worker/exchange/tcp.h"
 #include "worker/exchange/tcp_connection.h"
@@ -51,8 +49,8 @@ class TcpRank final : public TcpGroup {
   kernels::BFloat16* rows() override;
   absl::Status Dispatch(uint64_t step, int layer, int num_rows, const int32_t* expert_ids) override;
   absl::StatusOr<const kernels::BFloat16*> Combine() override;
-  int suspect() const override { return suspect_.load(std::memory_order_relaxed); }
-  ExchangeStats stats() const override;
+  int suspect() const override { return state_.suspect(); }
+  ExchangeStats stats() const override { return counters_.stats(); }
   void Abort(std::string_view reason) override;
 
   absl::Status SendPlan(uint64_t step, std::string_view plan, absl::Span<const int> ranks) override;
@@ -95,16 +93,13 @@ class TcpRank final : public TcpGroup {
           std::shared_ptr<PeerInbox> inbox, OwnedFd epoll);
 
   // ---- Waiting (tcp_group.cc)
-  absl::Status Usable() const;
-  absl::Status Fail(absl::Status status);
-  absl::Status AbortedStatus() const;
   // `rank` is the one to look at.
   absl::Status Blame(int rank, const absl::Status& status);
   // Receives, serves and sends until done(). Aborted, DeadlineExceeded (the caller says of what),
   // or what ended the epoch. Time without events is added to `*asleep_ns` if given.
   absl::Status WaitServing(absl::FunctionRef<bool()> done, Clock::time_point deadline,
-                           std::atomic<uint64_t>* asleep_ns);
-  absl::Status HandleEvents(Clock::time_point wake_at, std::atomic<uint64_t>* asleep_ns);
+                           Counter* asleep_ns);
+  absl::Status HandleEvents(Clock::time_point wake_at, Counter* asleep_ns);
   absl::Status HandlePeerEvent(int rank, uint32_t events);
   absl::Status Watch(int rank, int operation);
 
@@ -122,8 +117,6 @@ class TcpRank final : public TcpGroup {
   absl::Status Serve(int owner);
 
   // ---- Asking other ranks (tcp_layers.cc)
-  absl::Status CheckDispatch(uint64_t step, int layer, int num_rows,
-                             const int32_t* expert_ids) const;
   absl::Status Ask(int rank);
   absl::Status BeginOutputs(int rank);
   absl::Status BeginShare(int rank);
@@ -151,14 +144,7 @@ class TcpRank final : public TcpGroup {
   int FirstNotReady() const;
   void TellMissing(int missing);
 
-  bool is_owner() const { return shape_.replicated || rank_ < shape_.num_attention_ranks; }
   kernels::BFloat16* results() { return reinterpret_cast<kernels::BFloat16*>(results_.data()); }
-  static std::string Name(int rank) { return absl::StrCat("rank ", rank); }
-  static Clock::time_point After(absl::Duration duration) {
-    // An infinite or absurd duration is no deadline; adding it would overflow the clock.
-    if (duration > absl::Hours(24 * 365)) return Clock::time_point::max();
-    return Clock::now() + absl::ToChronoNanoseconds(duration);
-  }
 
   const GroupShape shape_;
   const uint64_t epoch_;
@@ -171,46 +157,27 @@ class TcpRank final : public TcpGroup {
   const OwnedFd epoll_;
 
   // The engine thread's own state.
-  enum class Phase { kNew, kConnecting, kReady };
-  Phase phase_ = Phase::kNew;
+  RankEpoch state_;
   bool said_ready_ = false;                    // connecting: our part is done
   bool may_start_ = false;                     // connecting: rank 0 said so
   int missing_ = -1;                           // connecting: rank 0 said that this rank is missing
-  absl::Status failure_;                       // the first error that ended the epoch for this rank
   std::vector<Peer> peers_;                    // [num_ranks]; our own is unused
   std::vector<kernels::BFloat16> canary_row_;  // [hidden], of this rank
 
   BodyBuffer rows_;     // [max_rows, hidden] bf16; owners only
   BodyBuffer results_;  // [max_rows, top_k, hidden] bf16; owners only
   Router router_;
-  bool outstanding_ = false;  // dispatched and not combined
-  int num_awaited_ = 0;       // peers that have not answered the last Dispatch
-  bool has_dispatched_ = false;
-  uint64_t dispatch_step_ = 0;
-  int dispatch_layer_ = 0;
-  uint64_t digest_ = 0;             // replicated: of the last Dispatch
+  int num_awaited_ = 0;             // peers that have not answered the last Dispatch
   std::vector<int32_t> frame_row_;  // [max_rows], scratch: place of a row in a frame; -1: none
   std::vector<RoutedRow> serving_;  // scratch
   IoList ranges_;                   // scratch
 
   uint64_t latest_step_ = 0;   // the highest that a plan or an owner named
-  bool has_plan_ = false;      // leader: sent one; others: ReceivePlan returned one
-  uint64_t plan_step_ = 0;     // of the last plan sent or received
-  bool result_due_ = false;    // others: that plan waits for SendResult
   bool plan_arrived_ = false;  // others: plan_text_ is whole, and not yet returned
   std::string plan_text_;      // leader: as sent; others: as it comes in
   std::string result_text_;    // as sent
 
-  // Read by any thread.
-  std::atomic<int> suspect_{-1};
-  std::atomic<bool> aborted_{false};
-  mutable absl::Mutex abort_mutex_;
-  std::string abort_reason_ ABSL_GUARDED_BY(abort_mutex_);
-  std::atomic<uint64_t> dispatch_ns_{0};
-  std::atomic<uint64_t> combine_wait_ns_{0};
-  std::atomic<uint64_t> serve_ns_{0};
-  std::atomic<uint64_t> dispatch_bytes_{0};
-  std::atomic<uint64_t> combine_bytes_{0};
+  ExchangeCounters counters_;
 };
 
 }  // namespace moe::exchange

@@ -29,7 +29,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "worker/exchange/doorbell.h"
+#include "worker/exchange/clock.h"
 #include "worker/exchange/tcp_handshake.h"
 #include "worker/exchange/tcp_socket.h"
 
