@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -156,6 +157,14 @@ def leader():
                     return pod
         return None
     return wait_until(holder, 60, "a controller that holds the lease")
+
+
+def takes_connections(address, port):
+    try:
+        socket.create_connection((address, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def restarts(pods):

@@ -8,7 +8,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 from answers import right_answers  # noqa: E402
 from cluster import (OPERATOR_NAMESPACE, ROOT, gateways, get, items, kubectl, make_namespace,  # noqa: E402
-                     moed, run, wait_ready, wait_until, workers)
+                     moed, run, takes_connections, wait_ready, wait_until, workers)
 
 CHART = os.path.join(ROOT, "deploy", "helm", "moe-operator")
 VERSION = os.environ.get("MOE_VERSION", "")
@@ -94,9 +94,11 @@ class Deployment:
         kubectl("patch", "moedeployment", self.name, "-n", self.namespace, "--type=merge", "-p", patch)
 
     def url(self):
-        """The gateway's Service, by address: the node has no use for cluster names."""
-        service = get("service", f"{self.name}-gateway", self.namespace)
-        return f"http://{service['spec']['clusterIP']}"
+        """The gateway's Service, by address (the node has no use for cluster names), once kube-proxy has heard of
+        its pods: that takes a moment after they are ready."""
+        address = get("service", f"{self.name}-gateway", self.namespace)["spec"]["clusterIP"]
+        wait_until(lambda: takes_connections(address, 80), 15, f"{address} takes connections")
+        return f"http://{address}"
 
     def epochs(self):
         return [group["epoch"] for group in self.get()["status"]["groups"]]

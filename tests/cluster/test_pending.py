@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from cluster import (OPERATOR_NAMESPACE, ROOT, apply, condition, controllers, delete_namespace, is_true, items, kubectl,
-                     kubectl_json, leader, make_namespace, manifest, wait_until)
+from cluster import (OPERATOR_NAMESPACE, ROOT, apply, condition, controllers, delete_namespace, get, is_true, items,
+                     kubectl, kubectl_json, leader, make_namespace, manifest, wait_until)
 from conftest import Deployment, left_of
 
 
@@ -115,6 +115,8 @@ def test_a_quota_holds_back_the_whole_gang(make_deployment):
     # The gateway and three of four workers.
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few-pods"}, "spec": {"hard": {"pods": "4"}}}
     apply(quota, namespace=namespace)
+    # Until its use has been counted once it holds nothing back.
+    wait_until(lambda: "hard" in get("resourcequota", "few-pods", namespace).get("status", {}), 60, "the quota is in force")
     deployment = make_deployment(pending_manifest("bounded"), "bounded", namespace)
     refused = wait_condition(deployment, "GangScheduled", "CreateFailed")
     assert "exceeded quota: few-pods" in refused["message"], refused
