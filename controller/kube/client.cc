@@ -158,6 +158,9 @@ absl::StatusOr<Client::Answer> Client::Exchange(const Call& call, const httplib:
     const bool shut_down = Leave(*connection);
     if (result) {
       answer.code = result->status;
+      if (is_silent_.exchange(false)) {
+        num_returns_.fetch_add(1, std::memory_order_relaxed);
+      }
       pool_.Return(std::move(connection));
       return answer;
     }
@@ -173,6 +176,7 @@ absl::StatusOr<Client::Answer> Client::Exchange(const Call& call, const httplib:
       pool_.Clear();
       continue;
     }
+    is_silent_ = true;
     return absl::UnavailableError(absl::StrCat(call.Name(), ": ", DescribeError(result.error())));
   }
 }

@@ -15,6 +15,7 @@
 #define MOE_CONTROLLER_KUBE_CLIENT_H_
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <set>
@@ -92,6 +93,9 @@ class Client : public Api {
 
   absl::StatusOr<std::unique_ptr<WatchConnection>> OpenWatch();
 
+  // How often the server answered again after a request that got no answer. Counts up.
+  int64_t num_returns() const { return num_returns_.load(std::memory_order_relaxed); }
+
   // From now on every call is Cancelled, those in progress too; watches have their own Cancel.
   void Shutdown();
 
@@ -119,6 +123,8 @@ class Client : public Api {
   const ServerAddress address_;
   std::optional<TokenFile> token_;
   ConnectionPool pool_;
+  std::atomic<bool> is_silent_{false};  // the last request got no answer
+  std::atomic<int64_t> num_returns_{0};
   absl::Mutex mutex_;
   RateLimiter limiter_ ABSL_GUARDED_BY(mutex_);
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;

@@ -15,6 +15,7 @@ namespace {
 // A watch that ends in order, but so soon and without an event, is no progress.
 constexpr absl::Duration kShortWatch = absl::Seconds(1);
 constexpr absl::Duration kCancelInterval = absl::Milliseconds(20);
+constexpr absl::Duration kReturnPoll = absl::Milliseconds(250);
 
 }  // namespace
 
@@ -26,9 +27,14 @@ void ReflectorState::OnList(const absl::StatusOr<std::string>& resource_version,
     any_event_ = false;
     return;
   }
-  const absl::Duration pause = backoff_.Next(random);
-  next_ = {.list = true,
-           .pause = std::max(pause, RetryAfter(resource_version.status()).value_or(pause))};
+  next_.list = true;
+  BackOff(resource_version.status(), random);
+}
+
+void ReflectorState::BackOff(const absl::Status& status, double random) {
+  const std::optional<absl::Duration> asked = RetryAfter(status);
+  next_.pause = std::max(backoff_.Next(random), asked.value_or(absl::ZeroDuration()));
+  next_.may_be_shorter = absl::IsUnavailable(status) && !asked.has_value();
 }
 
 bool ReflectorState::OnEvent(const WatchEvent& event, absl::Status* error) {
@@ -57,8 +63,7 @@ void ReflectorState::OnWatchEnd(const absl::Status& status, absl::Duration laste
   if (status.ok() && (any_event_ || lasted >= kShortWatch)) {
     next_.pause = absl::ZeroDuration();
   } else {
-    const absl::Duration pause = backoff_.Next(random);
-    next_.pause = std::max(pause, RetryAfter(status).value_or(pause));
+    BackOff(status, random);
   }
   any_event_ = false;
 }
@@ -111,17 +116,31 @@ void Reflector::Report(const absl::Status& status) {
   failing_ = failed;
 }
 
+bool Reflector::Pause(const ReflectorState::Step& step, int64_t num_returns) {
+  const absl::Time start = MonotonicNow();
+  absl::MutexLock lock(&mutex_);
+  while (!stopping_) {
+    const absl::Duration passed = MonotonicNow() - start;
+    const bool is_back = step.may_be_shorter && client_.num_returns() != num_returns;
+    if (passed >= (is_back ? step.pause / 8 : step.pause)) {
+      return true;
+    }
+    mutex_.AwaitWithTimeout(absl::Condition(&stopping_),
+                            std::min(step.pause - passed, kReturnPoll));
+  }
+  ended_ = true;
+  return false;
+}
+
 void Reflector::Loop() {
   ReflectorState state(options_.first_backoff, options_.max_backoff);
+  int64_t num_returns = 0;
   while (true) {
     const ReflectorState::Step step = state.next();
-    {
-      absl::MutexLock lock(&mutex_);
-      if (mutex_.AwaitWithTimeout(absl::Condition(&stopping_), step.pause)) {
-        ended_ = true;
-        return;
-      }
+    if (!Pause(step, num_returns)) {
+      return;
     }
+    num_returns = client_.num_returns();
     const double random = absl::Uniform(random_, 0.0, 1.0);
     if (step.list) {
       const absl::StatusOr<std::string> version = List();

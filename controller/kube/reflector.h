@@ -57,6 +57,9 @@ class ReflectorState {
     bool list = true;                   // else watch
     std::string resource_version = {};  // from which to watch
     absl::Duration pause;               // before it
+    // Nobody asked for the pause: an eighth of it is enough once the server, which was not there,
+    // answers any other request.
+    bool may_be_shorter = false;
   };
 
   ReflectorState(absl::Duration first_backoff, absl::Duration max_backoff)
@@ -72,6 +75,9 @@ class ReflectorState {
   void OnWatchEnd(const absl::Status& status, absl::Duration lasted, double random);
 
  private:
+  // Of the next step, after one that ended with `status`.
+  void BackOff(const absl::Status& status, double random);
+
   Step next_;
   Backoff backoff_;
   bool any_event_ = false;  // in this watch
@@ -104,6 +110,9 @@ class Reflector {
 
  private:
   void Loop();
+  // What comes before `step`. `num_returns`: of the client, before what made it necessary. False:
+  // the reflector stops.
+  bool Pause(const ReflectorState::Step& step, int64_t num_returns);
   absl::StatusOr<std::string> List();
   absl::Status Watch(ReflectorState& state, const std::string& resource_version);
   // Passes an event on. False: the watch is over.

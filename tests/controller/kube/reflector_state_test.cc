@@ -48,6 +48,20 @@ TEST(ReflectorStateTest, ItListsThenWatchesFromTheListsVersion) {
   EXPECT_EQ(state.next().pause, absl::ZeroDuration());
 }
 
+TEST(ReflectorStateTest, OnlyAServerThatIsNotThereIsTriedEarlierWhenItIsBack) {
+  ReflectorState state(kFirst, kMax);
+  EXPECT_FALSE(state.next().may_be_shorter);
+  state.OnList(absl::UnavailableError("no connection"), 0);
+  EXPECT_TRUE(state.next().may_be_shorter);
+  state.OnList(absl::PermissionDeniedError("403"), 0);
+  EXPECT_FALSE(state.next().may_be_shorter);
+  state.OnList(ErrorOf(503, "", "list pods", /*is_create=*/false, absl::Seconds(1)), 0);
+  EXPECT_FALSE(state.next().may_be_shorter) << "the server asked for the pause";
+  state.OnList("10", 0);
+  state.OnWatchEnd(absl::UnavailableError("no connection"), absl::Seconds(10), 0);
+  EXPECT_TRUE(state.next().may_be_shorter);
+}
+
 TEST(ReflectorStateTest, AnHourOfFailingListsIsTriedEachHalfMinute) {
   ReflectorState state(kFirst, kMax);
   absl::Duration passed;

@@ -100,6 +100,17 @@ TEST_F(ReflectorTest, TheStoreFollowsTheServer) {
   EXPECT_EQ(reflector_->counters().num_errors, 0);
 }
 
+TEST_F(ReflectorTest, ItTriesSoonerWhenTheServerIsBackForOthers) {
+  options_.first_backoff = options_.max_backoff = absl::Seconds(40);  // longer than Becomes waits
+  server_.Inject({.verb = "list", .plural = "pods", .kind = Fault::kDropped});
+  reflector_ = std::make_unique<Reflector>(*client_, options_, store_);
+  reflector_->Start();
+  ASSERT_TRUE(Becomes([this] { return reflector_->counters().num_errors == 1; }));
+  EXPECT_TRUE(absl::IsNotFound(client_->Get(kPods, {.ns = "n", .name = "a"}).status()));
+  EXPECT_EQ(client_->num_returns(), 1);
+  EXPECT_TRUE(Becomes([this] { return reflector_->counters().num_lists == 1; }));
+}
+
 TEST_F(ReflectorTest, ASelectorLetsObjectsComeAndGoByTheirLabels) {
   options_.selector = "moe-operator.dev/deployment=d";
   Put("a", 1);
