@@ -5,6 +5,7 @@
 
 #include "CLI/CLI.hpp"
 #include "cli/inspect.h"
+#include "cli/plan/plan.h"
 #include "cli/serve.h"
 
 int main(int argc, char** argv) {
@@ -16,7 +17,9 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", MOE_VERSION);
   moe::cli::ServeOptions serve_options;
   moe::cli::InspectOptions inspect_options;
+  moe::cli::PlanOptions plan_options;
   const CLI::App* serve = moe::cli::AddServe(&app, &serve_options);
+  const CLI::App* plan = moe::cli::AddPlan(&app, &plan_options);
   const moe::cli::InspectCommands inspect = moe::cli::AddInspect(&app, &inspect_options);
   // CLI11 would only say that a subcommand is required.
   if (argc > 1 && argv[1][0] != '-') {
@@ -33,6 +36,7 @@ int main(int argc, char** argv) {
   }
   CLI11_PARSE(app, argc, argv);
   if (serve->parsed()) return moe::cli::RunServe(serve_options);
+  if (plan->parsed()) return moe::cli::RunPlan(plan_options);
   if (inspect.status->parsed()) return moe::cli::RunStatus(inspect_options);
   if (inspect.experts->parsed()) return moe::cli::RunExperts(inspect_options);
   return moe::cli::RunGenerate(inspect_options);

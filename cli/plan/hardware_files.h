@@ -1,0 +1,38 @@
+// Descriptions of GPUs, links and exchange libraries, from JSON. Pure.
+//
+// A number is {"value": N, "source": "where it is from"}; a number without a source is refused, so
+// that nothing in a plan is anybody's guess.
+//
+// Tested by tests/cli/plan/hardware_files_test.cc.
+#ifndef MOE_CLI_PLAN_HARDWARE_FILES_H_
+#define MOE_CLI_PLAN_HARDWARE_FILES_H_
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "planner/hardware.h"
+
+namespace moe::cli {
+
+// `file` is the name for messages. InvalidArgument names file and field.
+absl::StatusOr<planner::Device> ParseDevice(std::string_view json, const std::string& name,
+                                            const std::string& file);
+// Bytes per second of one GPU's link, one way.
+absl::StatusOr<double> ParseLink(std::string_view json, const std::string& file);
+absl::StatusOr<planner::ExchangeLibrary> ParseExchangeLibrary(std::string_view json,
+                                                              const std::string& name,
+                                                              const std::string& file);
+
+// The numbers of a description with their sources: {"memory_bytes", "NVIDIA ... data sheet"}.
+std::vector<std::pair<std::string, std::string>> Sources(std::string_view json);
+
+// "400Gb/s", "50GB/s": bytes per second. InvalidArgument says what can be written.
+absl::StatusOr<double> ParseLinkSpeed(absl::string_view text);
+
+}  // namespace moe::cli
+
+#endif  // MOE_CLI_PLAN_HARDWARE_FILES_H_
