@@ -7,6 +7,7 @@
 #   make test-cluster  the tests on a Kubernetes of their own (ARGS="-k rollout": arguments of pytest)
 #   make test-all      both
 #   make test-sanitizers   only the in-process tests under ASan+UBSan, then TSan
+#   make test-gpu      the tests of the GPU kernels; fails where there is no GPU
 #   make bench         benchmarks: kernels, exchange, engine (FULL=1: 16 layers)
 #   make bench-cluster times of the operator beside bare pods (ARGS="--rounds 1": arguments)
 #   make images        build the images localhost/moe-{controller,worker,gateway,demo}
@@ -15,7 +16,7 @@
 #   make format lint   clang-format over the tree; clang-format and clang-tidy as checks
 #   make shell         a shell in the build container
 
-.PHONY: demo test test-cluster test-all test-sanitizers bench bench-cluster images cluster-up cluster-down build format lint shell
+.PHONY: demo test test-cluster test-all test-sanitizers test-gpu bench bench-cluster images cluster-up cluster-down build format lint shell
 .DEFAULT_GOAL := build
 
 export ONCE FULL JOBS PORT
@@ -34,6 +35,9 @@ test-cluster:
 
 test-sanitizers:
 	@tools/in-container tools/sanitized-tests
+
+test-gpu:
+	@tools/test-gpu
 
 bench:
 	@tools/in-container tools/bench

@@ -12,7 +12,7 @@ if(MOE_MOLD)
 endif()
 
 # Floating point must not depend on what the compiler finds convenient: no contraction into FMA.
-add_compile_options(-ffp-contract=off)
+add_compile_options($<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-ffp-contract=off>)
 
 set(MOE_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
     -Wnon-virtual-dtor -Woverloaded-virtual -Werror)

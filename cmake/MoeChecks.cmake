@@ -1,6 +1,7 @@
-# The slow checks as tests of the plain build: tests under sanitizers, fuzzers, lint. A sanitizer needs
-# a build of its own (tools/build-sanitized), which is a test too: the first one of its kind, and the
-# others do not run without it. All carry the label `slow`: `ctest -LE slow` leaves them out.
+# The slow checks as tests of the plain build: tests under sanitizers, tests of the GPU kernels, fuzzers,
+# lint. A sanitizer needs a build of its own (tools/build-sanitized), and so do the GPU kernels
+# (tools/build-cuda). It is a test too: the first one of its kind, and the others do not run without it.
+# All carry the label `slow`: `ctest -LE slow` leaves them out.
 
 # moe_add_sanitized_tests(KIND TEST ...): KIND is address or thread; each TEST once more, from the
 # build folder that ends in -KIND.
@@ -34,9 +35,24 @@ function(moe_add_sanitized_tests kind)
   endforeach()
 endfunction()
 
+# Each TEST from the build folder that ends in -cuda. A test that needs a GPU ends with kGpuMissing of
+# tests/device/gpu_main.cc where there is none, which ctest shows as skipped.
+function(moe_add_cuda_checks)
+  set(build_dir ${CMAKE_BINARY_DIR}-cuda)
+  add_test(NAME cuda.build COMMAND ${CMAKE_SOURCE_DIR}/tools/build-cuda)
+  set_tests_properties(cuda.build PROPERTIES
+    FIXTURES_SETUP cuda RUN_SERIAL ON TIMEOUT 2400 LABELS "slow;cuda"
+    ENVIRONMENT "MOE_BUILD_DIR=${CMAKE_BINARY_DIR}")
+  foreach(test IN LISTS ARGN)
+    add_test(NAME cuda.${test} COMMAND ${build_dir}/bin/${test} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(cuda.${test} PROPERTIES
+      FIXTURES_REQUIRED cuda TIMEOUT 600 LABELS "slow;cuda" SKIP_RETURN_CODE 77)
+  endforeach()
+endfunction()
+
 # Called once, from the last folder of tests, so that ctest runs these last.
 function(moe_add_checks)
-  if(MOE_SANITIZE OR NOT MOE_BUILD_TESTS)
+  if(MOE_SANITIZE OR MOE_CUDA OR NOT MOE_BUILD_TESTS)
     return()
   endif()
   add_test(NAME lint COMMAND ${CMAKE_SOURCE_DIR}/tools/lint)
@@ -47,6 +63,8 @@ function(moe_add_checks)
     get_property(tests GLOBAL PROPERTY MOE_${upper}_TESTS)
     moe_add_sanitized_tests(${kind} ${tests})
   endforeach()
+  get_property(cuda_tests GLOBAL PROPERTY MOE_CUDA_TESTS)
+  moe_add_cuda_checks(${cuda_tests})
   get_property(fuzzers GLOBAL PROPERTY MOE_FUZZERS)
   foreach(name IN LISTS fuzzers)
     get_property(runs GLOBAL PROPERTY MOE_FUZZER_RUNS_${name})
