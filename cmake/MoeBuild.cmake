@@ -80,16 +80,20 @@ endfunction()
 add_custom_target(sanitized_tests)
 
 # moe_add_test(NAME SOURCES a.cc ... [DEPS lib ...] [TIMEOUT seconds] [LABELS label ...] [THREADS]
-#              [THREAD_FILTER pattern]):
+#              [THREAD_FILTER pattern] [UNSANITIZED]):
 # one GoogleTest program, registered with ctest as one test. The working folder is the source tree.
 # It also runs under AddressSanitizer and UndefinedBehaviorSanitizer, and with THREADS, for code
 # that several threads run at once, under ThreadSanitizer: all of it, or the tests that match
-# THREAD_FILTER (a GoogleTest filter). See MoeChecks.cmake.
+# THREAD_FILTER (a GoogleTest filter). See MoeChecks.cmake. UNSANITIZED: under no sanitizer.
 function(moe_add_test name)
   if(NOT MOE_BUILD_TESTS)
     return()
   endif()
-  cmake_parse_arguments(ARG "THREADS" "TIMEOUT;THREAD_FILTER" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "THREADS;UNSANITIZED" "TIMEOUT;THREAD_FILTER" "SOURCES;DEPS;LABELS"
+                        ${ARGN})
+  if(ARG_UNSANITIZED AND MOE_SANITIZE)
+    return()
+  endif()
   add_executable(${name} ${ARG_SOURCES})
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
   target_compile_options(${name} PRIVATE ${MOE_WARNINGS})
@@ -111,6 +115,9 @@ function(moe_add_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
   if(ARG_THREADS OR ARG_THREAD_FILTER OR NOT MOE_SANITIZE MATCHES "thread")
     add_dependencies(sanitized_tests ${name})
+  endif()
+  if(ARG_UNSANITIZED)
+    return()
   endif()
   set_property(GLOBAL APPEND PROPERTY MOE_ADDRESS_TESTS ${name})
   if(ARG_THREADS OR ARG_THREAD_FILTER)

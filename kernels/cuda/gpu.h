@@ -1,0 +1,17 @@
+// What every GPU operation gets beside its buffers.
+#ifndef MOE_KERNELS_CUDA_GPU_H_
+#define MOE_KERNELS_CUDA_GPU_H_
+
+#include <cuda_runtime_api.h>
+
+namespace moe::kernels::cuda {
+
+// Cheap to copy. The stream is not owned.
+struct Gpu {
+  cudaStream_t stream = nullptr;
+  int num_sms = 1;  // of the device: tiles are chosen by it, bits are not
+};
+
+}  // namespace moe::kernels::cuda
+
+#endif  // MOE_KERNELS_CUDA_GPU_H_
