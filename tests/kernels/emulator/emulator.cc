@@ -16,7 +16,7 @@ namespace moe::emulator {
 namespace {
 
 constexpr int kWarpSize = 32;
-constexpr size_t kStackBytes = size_t{256} << 10;
+constexpr size_t kStackBytes = size_t{128} << 10;
 constexpr int kCopyBytes = 16;
 
 struct Copy {
@@ -134,7 +134,7 @@ void Run(Index grid, int num_threads, size_t shared_bytes, const std::function<v
   block.num_threads = num_threads;
   block.kernel = &kernel;
   block.fibers.resize(num_threads);
-  for (Fiber& fiber : block.fibers) fiber.stack = std::make_unique<char[]>(kStackBytes);
+  for (Fiber& fiber : block.fibers) fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
   // The end of the memory touches a page that must not be used.
   const size_t mapped = (shared_bytes + 4095) / 4096 * 4096 + 4096;
   void* memory =
