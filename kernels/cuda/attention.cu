@@ -1,6 +1,5 @@
-#include "kernels/cuda/attention.h"
-
 #include "absl/strings/str_format.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/gemm_schedule.h"
 #include "kernels/cuda/matrix.h"
 #include "kernels/cuda/row_math.cuh"
@@ -93,8 +92,8 @@ __device__ inline Queries<kDim> LoadQueries(const AttentionArgs& args, const Col
   return queries;
 }
 
-// Copies one KV block of a head to a stage [kKvBlockTokens][kDim / kChunk chunks]; what is not there
-// becomes zero.
+// Copies one KV block of a head to a stage [kKvBlockTokens][kDim / kChunk chunks]; what is not
+// there becomes zero.
 template <int kDim, int kNumThreads>
 __device__ inline void CopyBlock(const BFloat16* block, int head_dim, int num_keys,
                                  unsigned char* stage) {
@@ -135,8 +134,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
   const int block_keys = most_keys(unit.first_column, kWarps * kWarpColumns);
   const int warp_keys = most_keys(first_column, kWarpColumns);
   const int first_split = unit.split == kAllSplits ? 0 : unit.split;
-  const int end_split = unit.split == kAllSplits ? (block_keys + kSplitKeys - 1) / kSplitKeys
-                                                 : unit.split + 1;
+  const int end_split =
+      unit.split == kAllSplits ? (block_keys + kSplitKeys - 1) / kSplitKeys : unit.split + 1;
 
   const Queries<kDim> queries = LoadQueries<kDim>(
       args, ColumnOf(slice, first_column + lane / 4, kv_head, heads_per_kv), lane);
@@ -144,8 +143,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
   Column columns[2];
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
-    columns[j] =
-        ColumnOf(slice, first_column + ColumnOfC(lane, j), kv_head, heads_per_kv);
+    columns[j] = ColumnOf(slice, first_column + ColumnOfC(lane, j), kv_head, heads_per_kv);
   }
 
   unsigned char* const stages = DynamicShared();
@@ -158,8 +156,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
       const int block = split * kBlocksPerSplit + item % kBlocksPerSplit;
       const int left = block_keys - block * kKvBlockTokens;
       if (left > 0) {
-        const BFloat16* const side =
-            item / kBlocksPerSplit % 2 == 0 ? args.cache.k : args.cache.v;
+        const BFloat16* const side = item / kBlocksPerSplit % 2 == 0 ? args.cache.k : args.cache.v;
         const int64_t at = args.block_table[slice.first_block + block] * args.cache.block_stride;
         CopyBlock<kDim, kNumThreads>(side + at + head_offset, head_dim, left,
                                      stages + item % kStages * kStageBytes);
@@ -199,9 +196,9 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
 #pragma unroll
           for (int step = 0; step < kDimTiles; ++step) {
             uint32_t a[4];
-            LoadMatrices(a, stage + SwizzledChunk<kRowChunks>(16 * i + place.row,
-                                                              2 * step + place.chunk) *
-                                        16);
+            LoadMatrices(
+                a,
+                stage + SwizzledChunk<kRowChunks>(16 * i + place.row, 2 * step + place.chunk) * 16);
             Mma(scores[tile], a, queries.b[step][0], queries.b[step][1]);
           }
         }
@@ -253,9 +250,8 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
 #pragma unroll
         for (int d = 0; d < kDimTiles; ++d) {
           uint32_t a[4];
-          LoadTransposed(a, stage + SwizzledChunk<kRowChunks>(16 * i + place.row,
-                                                              2 * d + place.chunk) *
-                                        16);
+          LoadTransposed(
+              a, stage + SwizzledChunk<kRowChunks>(16 * i + place.row, 2 * d + place.chunk) * 16);
           Mma(split_output[d], a, weights[tile][0], weights[tile][1]);
         }
       }
@@ -340,10 +336,9 @@ template <int kDim>
 absl::Status LaunchAttention(const Gpu& gpu, const AttentionArgs& args) {
   constexpr int kSharedBytes = kStages * kKvBlockTokens * kDim * static_cast<int>(sizeof(BFloat16));
   const auto num_kv_heads = static_cast<unsigned int>(args.cache.num_kv_heads);
-  const absl::Status status =
-      Launch(gpu, "attention (narrow)", AttendUnits<kDim, 1>,
-             dim3(static_cast<unsigned int>(args.num_narrow), num_kv_heads), kWarpSize, kSharedBytes,
-             args, args.narrow);
+  const absl::Status status = Launch(gpu, "attention (narrow)", AttendUnits<kDim, 1>,
+                                     dim3(static_cast<unsigned int>(args.num_narrow), num_kv_heads),
+                                     kWarpSize, kSharedBytes, args, args.narrow);
   if (!status.ok()) return status;
   return Launch(gpu, "attention (wide)", AttendUnits<kDim, kWideWarps>,
                 dim3(static_cast<unsigned int>(args.num_wide), num_kv_heads),
@@ -354,8 +349,9 @@ absl::Status LaunchAttention(const Gpu& gpu, const AttentionArgs& args) {
 
 absl::Status StoreKv(const Gpu& gpu, const float* k, const float* v, int row_stride,
                      const int32_t* slots, int num_rows, const KvLayerView& cache) {
-  const dim3 grid(static_cast<unsigned int>(num_rows),
-                  static_cast<unsigned int>(CeilDiv(cache.num_kv_heads * cache.head_dim, kRowThreads)));
+  const dim3 grid(
+      static_cast<unsigned int>(num_rows),
+      static_cast<unsigned int>(CeilDiv(cache.num_kv_heads * cache.head_dim, kRowThreads)));
   return Launch(gpu, "storing KV", StoreRows, grid, kRowThreads, 0, k, v, row_stride, slots, cache);
 }
 
@@ -374,10 +370,10 @@ absl::Status PagedAttention(const Gpu& gpu, const AttentionArgs& args) {
                               : head_dim <= 64 ? LaunchAttention<64>(gpu, args)
                                                : LaunchAttention<128>(gpu, args);
   if (!status.ok()) return status;
-  return Launch(gpu, "attention (merge)", MergeSplits,
-                dim3(static_cast<unsigned int>(args.num_merges),
-                     static_cast<unsigned int>(args.num_heads)),
-                kMaxHeadDim, 0, args);
+  return Launch(
+      gpu, "attention (merge)", MergeSplits,
+      dim3(static_cast<unsigned int>(args.num_merges), static_cast<unsigned int>(args.num_heads)),
+      kMaxHeadDim, 0, args);
 }
 
 }  // namespace moe::kernels::cuda

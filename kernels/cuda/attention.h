@@ -1,17 +1,18 @@
-// Causal attention over a paged KV cache on the GPU. The CPU's is kernels/attention.h; the cache has
-// the same form.
+// Causal attention over a paged KV cache on the GPU. The CPU's is kernels/attention.h; the cache
+// has the same form.
 //
 // Keys and values are on the M side of mma.m16n8k16, queries on its N side; q and the weights of a
-// split are rounded to bf16. For a row at position p and each of its heads, with the keys of split j
-// (kSplitKeys of them) up to p:
+// split are rounded to bf16. For a row at position p and each of its heads, with the keys of split
+// j (kSplitKeys of them) up to p:
 //   s[t] = (q . k[t]) * scale * log2(e)      one chain of MMAs along head_dim
 //   m_j = max s;  e[t] = bf16(exp2(s[t] - m_j));  l_j = sum of e;  o_j = sum of e[t] v[t]
 // and over the splits in ascending order, from M = -inf, L = 0, O = 0:
 //   M' = max(M, m_j);  a = exp2(M - M');  b = exp2(m_j - M')
 //   L' = fma(l_j, b, L a);  O' = fma(o_j, b, O a)
-// out = bf16(O / L). Whether one block runs all splits or many blocks one each, the operations are the
-// same, so a row's bits depend on its q and on the keys up to p alone. One exception: an infinite or NaN
-// v[t] can make NaN of the up to 7 rows before t that share its warp, whose weight for it is 0.
+// out = bf16(O / L). Whether one block runs all splits or many blocks one each, the operations are
+// the same, so a row's bits depend on its q and on the keys up to p alone. One exception: an
+// infinite or NaN v[t] can make NaN of the up to 7 rows before t that share its warp, whose weight
+// for it is 0.
 //
 // Tested by tests/kernels/cuda/attention_test.cc.
 #ifndef MOE_KERNELS_CUDA_ATTENTION_H_
@@ -50,15 +51,15 @@ struct AttentionArgs {
   int num_narrow = 0;
   int num_wide = 0;
   int num_merges = 0;
-  // Workspace for plan.num_partials * num_heads partial results: [.., head_dim], and [.., 2] for the
-  // maximum and the sum.
+  // Workspace for plan.num_partials * num_heads partial results: [.., head_dim], and [.., 2] for
+  // the maximum and the sum.
   float* partial_outputs = nullptr;
   float* partial_sums = nullptr;
   BFloat16* out = nullptr;  // [num_rows, num_heads * head_dim]
 };
 
-// Enqueued in gpu.stream. InvalidArgument for a head_dim that is not a multiple of 8 up to kMaxHeadDim
-// and for a cache that is not aligned.
+// Enqueued in gpu.stream. InvalidArgument for a head_dim that is not a multiple of 8 up to
+// kMaxHeadDim and for a cache that is not aligned.
 absl::Status PagedAttention(const Gpu& gpu, const AttentionArgs& args);
 
 }  // namespace moe::kernels::cuda

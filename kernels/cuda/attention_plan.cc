@@ -70,8 +70,8 @@ AttentionPlan PlanAttention(absl::Span<const AttentionSlice> slices,
       }
     }
     for (int p = 0; p < slice.count; ++p) {
-      plan.merges.push_back({slice.first_row + p, first_partial + p, slice.count,
-                             NumSplits(slice.start + p + 1)});
+      plan.merges.push_back(
+          {slice.first_row + p, first_partial + p, slice.count, NumSplits(slice.start + p + 1)});
     }
   }
   return plan;

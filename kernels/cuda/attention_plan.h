@@ -1,6 +1,5 @@
-// How the rows of a step are dealt out to the blocks of the attention kernel. Made once for a step on
-// the host, used by all its layers. Pure.
-// Tested by tests/kernels/cuda/attention_plan_test.cc.
+// How the rows of a step are dealt out to the blocks of the attention kernel. Made once for a step
+// on the host, used by all its layers. Pure. Tested by tests/kernels/cuda/attention_plan_test.cc.
 #ifndef MOE_KERNELS_CUDA_ATTENTION_PLAN_H_
 #define MOE_KERNELS_CUDA_ATTENTION_PLAN_H_
 
@@ -12,8 +11,8 @@
 
 namespace moe::kernels::cuda {
 
-// Keys of one split, from position 0 on: four KV blocks. Softmax and output are computed for each split
-// by itself and merged in ascending order, so the length is part of the bits.
+// Keys of one split, from position 0 on: four KV blocks. Softmax and output are computed for each
+// split by itself and merged in ascending order, so the length is part of the bits.
 inline constexpr int kSplitKeys = 4 * kKvBlockTokens;
 
 // A column is a (position, query head) pair of one slice and one KV head: column c is position
@@ -51,11 +50,11 @@ struct AttentionMerge {
 
 struct AttentionPlan {
   std::vector<DeviceSlice> slices;
-  std::vector<int32_t> block_table;    // of all slices
-  std::vector<int32_t> slots;          // of each row: block * kKvBlockTokens + token in the block
-  std::vector<int32_t> positions;      // of each row
-  std::vector<AttentionUnit> narrow;   // blocks of one warp
-  std::vector<AttentionUnit> wide;     // blocks of kWideWarps warps that share the loads of K and V
+  std::vector<int32_t> block_table;   // of all slices
+  std::vector<int32_t> slots;         // of each row: block * kKvBlockTokens + token in the block
+  std::vector<int32_t> positions;     // of each row
+  std::vector<AttentionUnit> narrow;  // blocks of one warp
+  std::vector<AttentionUnit> wide;    // blocks of kWideWarps warps that share the loads of K and V
   std::vector<AttentionMerge> merges;
   int32_t num_partials = 0;
 };

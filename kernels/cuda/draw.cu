@@ -1,6 +1,5 @@
-#include "kernels/cuda/draw.h"
-
 #include "absl/strings/str_format.h"
+#include "kernels/cuda/draw.h"
 #include "kernels/cuda/gemm_schedule.h"
 #include "kernels/cuda/reduce.cuh"
 
@@ -41,8 +40,8 @@ struct Weights {
   float temperature;
 };
 
-// A block for each row. Runs of kRun ids are summed by one warp each; one warp then finds the run, the
-// lane and the id in which the sum passes the target.
+// A block for each row. Runs of kRun ids are summed by one warp each; one warp then finds the run,
+// the lane and the id in which the sum passes the target.
 __global__ void __launch_bounds__(kThreads)
     DrawRows(const float* logits, int vocab_size, const LogitStats* all_stats, const Draw* draws,
              int32_t* tokens) {
@@ -78,8 +77,8 @@ __global__ void __launch_bounds__(kThreads)
   const unsigned int positive = __ballot_sync(kAllLanes, sum > 0.0);
   // Rounding may have left the target at the very end: then the last id of the run with a weight.
   const unsigned int usable = passed & positive;
-  const int drawn_lane =
-      usable != 0 ? __ffs(static_cast<int>(usable)) - 1 : kWarpSize - 1 - __clz(static_cast<int>(positive));
+  const int drawn_lane = usable != 0 ? __ffs(static_cast<int>(usable)) - 1
+                                     : kWarpSize - 1 - __clz(static_cast<int>(positive));
   // A run without any weight can be the last one only; the greedy token is as good as any there.
   if (positive == 0) {
     if (lane == 0) tokens[blockIdx.x] = stats.token;
@@ -103,12 +102,11 @@ __global__ void __launch_bounds__(kThreads)
 absl::Status DrawTokens(const Gpu& gpu, const float* logits, int num_rows, int vocab_size,
                         const LogitStats* stats, const Draw* draws, int32_t* tokens) {
   if (vocab_size > kMaxVocab) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("drawing: a vocabulary of %d; the GPU's draw takes up to %d", vocab_size,
-                        kMaxVocab));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "drawing: a vocabulary of %d; the GPU's draw takes up to %d", vocab_size, kMaxVocab));
   }
-  return Launch(gpu, "drawing tokens", DrawRows, dim3(static_cast<unsigned int>(num_rows)), kThreads,
-                0, logits, vocab_size, stats, draws, tokens);
+  return Launch(gpu, "drawing tokens", DrawRows, dim3(static_cast<unsigned int>(num_rows)),
+                kThreads, 0, logits, vocab_size, stats, draws, tokens);
 }
 
 }  // namespace moe::kernels::cuda

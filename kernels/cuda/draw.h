@@ -1,5 +1,5 @@
-// Drawing tokens on the GPU, from all of the vocabulary. worker/engine/sampler.h has the whole rules.
-// Tested by tests/kernels/cuda/draw_test.cc.
+// Drawing tokens on the GPU, from all of the vocabulary. worker/engine/sampler.h has the whole
+// rules. Tested by tests/kernels/cuda/draw_test.cc.
 #ifndef MOE_KERNELS_CUDA_DRAW_H_
 #define MOE_KERNELS_CUDA_DRAW_H_
 
@@ -18,8 +18,8 @@ struct Draw {
 
 inline constexpr int kMaxVocab = 1 << 19;
 
-// tokens[t] is the first id at which the sum of the weights exp((logit - max) / temperature) exceeds
-// uniform times the sum of all. The sums are in double, in one order for each vocab_size.
+// tokens[t] is the first id at which the sum of the weights exp((logit - max) / temperature)
+// exceeds uniform times the sum of all. The sums are in double, in one order for each vocab_size.
 //   logits  [num_rows, vocab_size] fp32
 //   stats   [num_rows], of ComputeLogitStats
 //   draws   [num_rows]

@@ -1,7 +1,6 @@
-#include "kernels/cuda/experts.h"
-
 #include <algorithm>
 
+#include "kernels/cuda/experts.h"
 #include "kernels/cuda/gemm.cuh"
 
 namespace moe::kernels::cuda {
@@ -138,8 +137,7 @@ absl::Status RunExpertsWithTile(const Gpu& gpu, const ExpertsArgs& args, int col
   }
   const int num_tiles = MaxGroupTiles(args.num_pairs, args.num_experts, columns);
   const int gated_stride = PaddedStride(args.intermediate);
-  const GateUpProblem gate_up = {
-      .length = args.hidden, .gated_stride = gated_stride, .args = args};
+  const GateUpProblem gate_up = {.length = args.hidden, .gated_stride = gated_stride, .args = args};
   absl::Status status =
       LaunchGemm(gpu, "experts: gate and up", gate_up, args.intermediate, columns, num_tiles);
   if (!status.ok()) return status;

@@ -1,25 +1,29 @@
-// The product behind every linear layer and expert: weights on the M side of mma.m16n8k16, tokens on
-// its N side. Included by .cu files only.
+// The product behind every linear layer and expert: weights on the M side of mma.m16n8k16, tokens
+// on its N side. Included by .cu files only.
 //
-// One output's bits. K is cut into segments by K alone (gemm_schedule.h). Within a segment the MMAs of
-// an output run in ascending order of k, from zero; the segments' results are added in ascending
-// order, from zero, in fp32. Both kernels below do exactly that, so that an output depends on its own
-// row and its own weights only:
-//   NarrowGemm  few tokens. One warp for each segment, with a pipeline of its own; all read weights at
+// One output's bits. K is cut into segments by K alone (gemm_schedule.h). Within a segment the MMAs
+// of an output run in ascending order of k, from zero; the segments' results are added in ascending
+// order, from zero, in fp32. Both kernels below do exactly that, so that an output depends on its
+// own row and its own weights only:
+//   NarrowGemm  few tokens. One warp for each segment, with a pipeline of its own; all read weights
+//   at
 //               once, each weight once. The block then adds the segments.
 //   WideGemm    many tokens. The warps share a tile of weights and tokens and run the segments one
 //               after the other.
 //
 // A Problem says what is multiplied and where results go:
-//   kNumMatrices            1, or 2 weight matrices with results that belong together (gate and up):
+//   kNumMatrices            1, or 2 weight matrices with results that belong together (gate and
+//   up):
 //                           they take turns in the 16-row tiles, so that one thread sees both
 //   int length              K
-//   bool Find(rows, columns, &place)  this block's part: `rows` weight rows of each matrix, `columns`
+//   bool Find(rows, columns, &place)  this block's part: `rows` weight rows of each matrix,
+//   `columns`
 //                           tokens; false: nothing to do. The same for all threads of a block
 //   const BFloat16* Weight(place, matrix, row)   nullptr for a row that is not there
 //   const BFloat16* Token(place, column)         nullptr for a token that is not there
 //   bool Has(place, row, column)                 whether both are there
-//   void Finish(place, row, column, values)      takes the results of one row of each matrix; called
+//   void Finish(place, row, column, values)      takes the results of one row of each matrix;
+//   called
 //                           once, by one thread, for what Has
 #ifndef MOE_KERNELS_CUDA_GEMM_CUH_
 #define MOE_KERNELS_CUDA_GEMM_CUH_
@@ -86,8 +90,8 @@ __device__ inline void FindTokens(const Problem& problem, const typename Problem
   }
 }
 
-// sums += the products of one stage: kRowTiles * 16 weight rows and kColumnTiles * 8 tokens, which lie
-// at the start of their tiles.
+// sums += the products of one stage: kRowTiles * 16 weight rows and kColumnTiles * 8 tokens, which
+// lie at the start of their tiles.
 template <int kRowTiles, int kColumnTiles>
 __device__ inline void MultiplyStage(const unsigned char* weights, const unsigned char* tokens,
                                      int lane, float (&sums)[kRowTiles][kColumnTiles][4]) {
@@ -99,9 +103,8 @@ __device__ inline void MultiplyStage(const unsigned char* weights, const unsigne
     if constexpr (kColumnTiles == 1) {
       if (step % 2 == 0) {
         const ChunkPlace place = PlaceOfBTwice(lane);
-        LoadMatrices(twice, tokens + SwizzledChunk<kStepChunks>(place.row,
-                                                                step * 2 + place.chunk) *
-                                         16);
+        LoadMatrices(twice,
+                     tokens + SwizzledChunk<kStepChunks>(place.row, step * 2 + place.chunk) * 16);
       }
       b[0][0] = twice[step % 2 * 2];
       b[0][1] = twice[step % 2 * 2 + 1];
@@ -110,9 +113,9 @@ __device__ inline void MultiplyStage(const unsigned char* weights, const unsigne
 #pragma unroll
       for (int j = 0; j < kColumnTiles; j += 2) {
         uint32_t pair[4];
-        LoadMatrices(pair, tokens + SwizzledChunk<kStepChunks>(8 * j + place.row,
-                                                               step * 2 + place.chunk) *
-                                        16);
+        LoadMatrices(
+            pair,
+            tokens + SwizzledChunk<kStepChunks>(8 * j + place.row, step * 2 + place.chunk) * 16);
         b[j][0] = pair[0];
         b[j][1] = pair[1];
         b[j + 1][0] = pair[2];
@@ -123,9 +126,8 @@ __device__ inline void MultiplyStage(const unsigned char* weights, const unsigne
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
       uint32_t a[4];
-      LoadMatrices(a, weights + SwizzledChunk<kStepChunks>(16 * i + place.row,
-                                                           step * 2 + place.chunk) *
-                                    16);
+      LoadMatrices(
+          a, weights + SwizzledChunk<kStepChunks>(16 * i + place.row, step * 2 + place.chunk) * 16);
 #pragma unroll
       for (int j = 0; j < kColumnTiles; ++j) Mma(sums[i][j], a, b[j][0], b[j][1]);
     }
@@ -190,7 +192,7 @@ struct NarrowShape {
   static constexpr int kStages = kStageBytes * kGemmWarps > (32 << 10) ? 2 : 4;
   static constexpr int kSharedBytes =
       MaxOf(kGemmWarps * kStages * kStageBytes,
-            kGemmWarps * kColumns * kSumStride<kRows> * static_cast<int>(sizeof(float)));
+            kGemmWarps* kColumns* kSumStride<kRows>* static_cast<int>(sizeof(float)));
 };
 
 template <typename Problem, int kRowTiles, int kColumnTiles>
@@ -260,8 +262,7 @@ struct WideShape {
   static constexpr int kStageBytes = (kRows + kColumns) * kStepRowBytes;
   static constexpr int kStages = 4;
   static constexpr int kSharedBytes =
-      MaxOf(kStages * kStageBytes,
-            kColumns * kSumStride<kRows> * static_cast<int>(sizeof(float)));
+      MaxOf(kStages * kStageBytes, kColumns* kSumStride<kRows>* static_cast<int>(sizeof(float)));
 };
 
 template <typename Problem, int kWarpRows, int kWarpColumns, int kRowTiles, int kColumnTiles>
@@ -333,22 +334,24 @@ __global__ void __launch_bounds__(kGemmThreads) WideGemm(const Problem problem) 
 }
 
 template <typename Problem, int kRowTiles, int kColumnTiles>
-absl::Status LaunchNarrow(const Gpu& gpu, absl::string_view name, const Problem& problem, dim3 grid) {
+absl::Status LaunchNarrow(const Gpu& gpu, absl::string_view name, const Problem& problem,
+                          dim3 grid) {
   return Launch(gpu, name, NarrowGemm<Problem, kRowTiles, kColumnTiles>, grid, kGemmThreads,
                 NarrowShape<kRowTiles, kColumnTiles>::kSharedBytes, problem);
 }
 
 template <typename Problem, int kWarpRows, int kWarpColumns, int kRowTiles, int kColumnTiles>
 absl::Status LaunchWide(const Gpu& gpu, absl::string_view name, const Problem& problem, dim3 grid) {
-  return Launch(gpu, name, WideGemm<Problem, kWarpRows, kWarpColumns, kRowTiles, kColumnTiles>, grid,
-                kGemmThreads,
+  return Launch(gpu, name, WideGemm<Problem, kWarpRows, kWarpColumns, kRowTiles, kColumnTiles>,
+                grid, kGemmThreads,
                 WideShape<kWarpRows, kWarpColumns, kRowTiles, kColumnTiles>::kSharedBytes, problem);
 }
 
-// Runs `problem` in tiles of `columns` tokens (kTileColumns), on a grid of row tiles x column tiles.
+// Runs `problem` in tiles of `columns` tokens (kTileColumns), on a grid of row tiles x column
+// tiles.
 template <typename Problem>
-absl::Status LaunchGemm(const Gpu& gpu, absl::string_view name, const Problem& problem, int num_rows,
-                        int columns, int num_column_tiles) {
+absl::Status LaunchGemm(const Gpu& gpu, absl::string_view name, const Problem& problem,
+                        int num_rows, int columns, int num_column_tiles) {
   constexpr int kMatrices = Problem::kNumMatrices;
   const GemmTile tile = TileOf(columns, kMatrices);
   const dim3 grid(static_cast<unsigned int>(CeilDiv(num_rows, tile.rows / kMatrices)),

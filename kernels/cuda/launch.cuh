@@ -22,19 +22,19 @@ __device__ inline unsigned char* DynamicShared() {
   return bytes;
 }
 
-// Launches blocks of `threads` threads; a grid without blocks is no work. Whether the launch was taken:
-// what fails while the kernel runs is told by a later call (device/status.h).
+// Launches blocks of `threads` threads; a grid without blocks is no work. Whether the launch was
+// taken: what fails while the kernel runs is told by a later call (device/status.h).
 template <typename... Parameters, typename... Arguments>
-absl::Status Launch(const Gpu& gpu, absl::string_view name, void (*kernel)(Parameters...), dim3 grid,
-                    int threads, size_t shared_bytes, const Arguments&... arguments) {
+absl::Status Launch(const Gpu& gpu, absl::string_view name, void (*kernel)(Parameters...),
+                    dim3 grid, int threads, size_t shared_bytes, const Arguments&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return absl::OkStatus();
   constexpr size_t kWithoutAsking = size_t{48} << 10;
   if (shared_bytes > kWithoutAsking) {
-    const absl::Status status = device::ToStatus(
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes)),
-        "asking for the shared memory of " + std::string(name));
+    const absl::Status status =
+        device::ToStatus(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                              cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                              static_cast<int>(shared_bytes)),
+                         "asking for the shared memory of " + std::string(name));
     if (!status.ok()) return status;
   }
   kernel<<<grid, threads, shared_bytes, gpu.stream>>>(arguments...);

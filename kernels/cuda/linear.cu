@@ -1,6 +1,5 @@
-#include "kernels/cuda/linear.h"
-
 #include "kernels/cuda/gemm.cuh"
+#include "kernels/cuda/linear.h"
 
 namespace moe::kernels::cuda {
 

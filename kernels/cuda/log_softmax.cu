@@ -1,5 +1,4 @@
 #include "kernels/cuda/log_softmax.h"
-
 #include "kernels/cuda/reduce.cuh"
 
 namespace moe::kernels::cuda {

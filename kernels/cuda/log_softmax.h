@@ -1,9 +1,9 @@
-// From logits to a greedy token and log-probabilities on the GPU. The CPU's are kernels/log_softmax.h
-// and worker/engine/sampler.h.
+// From logits to a greedy token and log-probabilities on the GPU. The CPU's are
+// kernels/log_softmax.h and worker/engine/sampler.h.
 //
-// Left to the host, which then gets the row of logits: penalties, logit_bias, min_tokens, top-k, top-p
-// and min-p. Draws from the whole vocabulary: draw.h.
-// Tested by tests/kernels/cuda/log_softmax_test.cc.
+// Left to the host, which then gets the row of logits: penalties, logit_bias, min_tokens, top-k,
+// top-p and min-p. Draws from the whole vocabulary: draw.h. Tested by
+// tests/kernels/cuda/log_softmax_test.cc.
 #ifndef MOE_KERNELS_CUDA_LOG_SOFTMAX_H_
 #define MOE_KERNELS_CUDA_LOG_SOFTMAX_H_
 

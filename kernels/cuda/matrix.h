@@ -1,9 +1,9 @@
 // How bf16 rows lie in device memory.
 //
-// Products read rows 16 bytes at a time. So a matrix starts at a multiple of 16 bytes and its rows are
-// a multiple of kRowAlignment elements apart; who copies a checkpoint's tensor, which is only 2-byte
-// aligned there, to the device lays it out so. What lies between a row's last element and the next row
-// is never used: it may hold anything, even NaN.
+// Products read rows 16 bytes at a time. So a matrix starts at a multiple of 16 bytes and its rows
+// are a multiple of kRowAlignment elements apart; who copies a checkpoint's tensor, which is only
+// 2-byte aligned there, to the device lays it out so. What lies between a row's last element and
+// the next row is never used: it may hold anything, even NaN.
 #ifndef MOE_KERNELS_CUDA_MATRIX_H_
 #define MOE_KERNELS_CUDA_MATRIX_H_
 

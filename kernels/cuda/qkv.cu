@@ -1,5 +1,4 @@
 #include "kernels/cuda/qkv.h"
-
 #include "kernels/cuda/row_math.cuh"
 
 namespace moe::kernels::cuda {

@@ -1,6 +1,5 @@
-// What comes between the projection of q, k, v and attention, in one kernel: at one row a launch takes
-// as long as its work.
-// Tested by tests/kernels/cuda/qkv_test.cc.
+// What comes between the projection of q, k, v and attention, in one kernel: at one row a launch
+// takes as long as its work. Tested by tests/kernels/cuda/qkv_test.cc.
 #ifndef MOE_KERNELS_CUDA_QKV_H_
 #define MOE_KERNELS_CUDA_QKV_H_
 
@@ -15,7 +14,8 @@ namespace moe::kernels::cuda {
 
 // All pointers are to device memory.
 struct QkvArgs {
-  float* qkv = nullptr;  // [num_rows, stride]: num_heads heads of q, num_kv_heads of k, as many of v
+  float* qkv =
+      nullptr;  // [num_rows, stride]: num_heads heads of q, num_kv_heads of k, as many of v
   int stride = 0;
   int num_rows = 0;
   int num_heads = 0;
@@ -30,8 +30,8 @@ struct QkvArgs {
   KvLayerView cache;
 };
 
-// q becomes what attention reads, k and v go to the cache (in qkv they stay as they are), with the bits
-// of RmsNormInPlace, Clip, ApplyRope and StoreKv one after the other.
+// q becomes what attention reads, k and v go to the cache (in qkv they stay as they are), with the
+// bits of RmsNormInPlace, Clip, ApplyRope and StoreKv one after the other.
 absl::Status FinishQkv(const Gpu& gpu, const QkvArgs& args);
 
 }  // namespace moe::kernels::cuda

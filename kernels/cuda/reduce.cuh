@@ -7,8 +7,8 @@
 
 namespace moe::kernels::cuda {
 
-// Every lane gets the sum: lane i adds lane i ^ 16, then i ^ 8, ... i ^ 1. Addition commutes, so all
-// lanes have the same bits.
+// Every lane gets the sum: lane i adds lane i ^ 16, then i ^ 8, ... i ^ 1. Addition commutes, so
+// all lanes have the same bits.
 template <typename T>
 __device__ inline T WarpSum(T value) {
   for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {

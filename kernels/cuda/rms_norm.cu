@@ -1,5 +1,4 @@
 #include "kernels/cuda/rms_norm.h"
-
 #include "kernels/cuda/row_math.cuh"
 
 namespace moe::kernels::cuda {
@@ -29,16 +28,18 @@ __global__ void __launch_bounds__(kRowThreads)
 
 }  // namespace
 
-absl::Status RmsNorm(const Gpu& gpu, const float* x, const int32_t* row_idxs, const BFloat16* weight,
-                     float epsilon, int num_rows, int hidden, BFloat16* out, int out_stride) {
-  return Launch(gpu, "RMS norm", NormRows, dim3(static_cast<unsigned int>(num_rows)), kRowThreads, 0, x,
-                row_idxs, weight, epsilon, hidden, out, out_stride);
+absl::Status RmsNorm(const Gpu& gpu, const float* x, const int32_t* row_idxs,
+                     const BFloat16* weight, float epsilon, int num_rows, int hidden, BFloat16* out,
+                     int out_stride) {
+  return Launch(gpu, "RMS norm", NormRows, dim3(static_cast<unsigned int>(num_rows)), kRowThreads,
+                0, x, row_idxs, weight, epsilon, hidden, out, out_stride);
 }
 
 absl::Status RmsNormInPlace(const Gpu& gpu, float* x, int row_stride, const BFloat16* weight,
                             float epsilon, int num_rows, int hidden) {
-  return Launch(gpu, "RMS norm in place", NormRowsInPlace, dim3(static_cast<unsigned int>(num_rows)),
-                kRowThreads, 0, x, row_stride, weight, epsilon, hidden);
+  return Launch(gpu, "RMS norm in place", NormRowsInPlace,
+                dim3(static_cast<unsigned int>(num_rows)), kRowThreads, 0, x, row_stride, weight,
+                epsilon, hidden);
 }
 
 }  // namespace moe::kernels::cuda

@@ -16,8 +16,9 @@ namespace moe::kernels::cuda {
 //   row_idxs  [num_rows], or nullptr: row t itself
 //   weight    [hidden] bf16
 //   out       [num_rows, out_stride] bf16, the first `hidden` of each row are written
-absl::Status RmsNorm(const Gpu& gpu, const float* x, const int32_t* row_idxs, const BFloat16* weight,
-                     float epsilon, int num_rows, int hidden, BFloat16* out, int out_stride);
+absl::Status RmsNorm(const Gpu& gpu, const float* x, const int32_t* row_idxs,
+                     const BFloat16* weight, float epsilon, int num_rows, int hidden, BFloat16* out,
+                     int out_stride);
 
 // The same in place, fp32 out.
 //   x  [num_rows, row_stride] fp32, of which the first `hidden` of each row are normalised

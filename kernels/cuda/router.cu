@@ -1,8 +1,7 @@
-#include "kernels/cuda/router.h"
-
 #include "absl/strings/str_format.h"
 #include "kernels/cuda/gemm_schedule.h"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/router.h"
 
 namespace moe::kernels::cuda {
 
@@ -20,8 +19,8 @@ __global__ void __launch_bounds__(kRouteWarps* kWarpSize)
     RouteRows(const float* logits, int num_rows, int num_experts, int top_k, bool normalise_top_k,
               int32_t* expert_ids, float* weights) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int row = static_cast<int>(blockIdx.x) * kRouteWarps +
-                  static_cast<int>(threadIdx.x) / kWarpSize;
+  const int row =
+      static_cast<int>(blockIdx.x) * kRouteWarps + static_cast<int>(threadIdx.x) / kWarpSize;
   if (row >= num_rows) return;
   const float* row_logits = logits + int64_t{row} * num_experts;
   float p[kPerLane];
@@ -84,7 +83,8 @@ __global__ void __launch_bounds__(kSortThreads)
   const int warp = thread / kWarpSize;
   const int expert = static_cast<int>(blockIdx.x);
   int num_lower = 0;
-  for (int i = thread; i < num_pairs; i += kSortThreads) num_lower += expert_ids[i] < expert ? 1 : 0;
+  for (int i = thread; i < num_pairs; i += kSortThreads)
+    num_lower += expert_ids[i] < expert ? 1 : 0;
   int next = BlockSum<kSortThreads>(num_lower);
   if (thread == 0) offsets[expert] = next;
 
@@ -117,12 +117,12 @@ absl::Status LaunchRoute(const Gpu& gpu, const float* logits, int num_rows, int 
 
 }  // namespace
 
-absl::Status RouteTopK(const Gpu& gpu, const float* logits, int num_rows, int num_experts, int top_k,
-                       bool normalise_top_k, int32_t* expert_ids, float* weights) {
+absl::Status RouteTopK(const Gpu& gpu, const float* logits, int num_rows, int num_experts,
+                       int top_k, bool normalise_top_k, int32_t* expert_ids, float* weights) {
   if (num_experts > kMaxExperts || top_k < 1 || top_k > kMaxTopK || top_k > num_experts) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "router: %d of %d experts; the GPU's router takes up to %d of up to %d", top_k, num_experts,
-        kMaxTopK, kMaxExperts));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("router: %d of %d experts; the GPU's router takes up to %d of up to %d",
+                        top_k, num_experts, kMaxTopK, kMaxExperts));
   }
   const auto launch = num_experts <= 64    ? LaunchRoute<2>
                       : num_experts <= 128 ? LaunchRoute<4>

@@ -22,8 +22,8 @@ inline constexpr int kMaxTopK = 32;
 //   weights      [num_rows, top_k] fp32
 // InvalidArgument for more experts than kMaxExperts or a top_k outside 1 .. min(kMaxTopK,
 // num_experts).
-absl::Status RouteTopK(const Gpu& gpu, const float* logits, int num_rows, int num_experts, int top_k,
-                       bool normalise_top_k, int32_t* expert_ids, float* weights);
+absl::Status RouteTopK(const Gpu& gpu, const float* logits, int num_rows, int num_experts,
+                       int top_k, bool normalise_top_k, int32_t* expert_ids, float* weights);
 
 // Sorts the (row, expert) pairs by expert; pairs of one expert stay in the order of their rows.
 //   expert_ids  [num_rows, top_k]

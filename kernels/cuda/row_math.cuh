@@ -1,4 +1,5 @@
-// The arithmetic of rows that more than one kernel does, with the same bits. Included by .cu files only.
+// The arithmetic of rows that more than one kernel does, with the same bits. Included by .cu files
+// only.
 #ifndef MOE_KERNELS_CUDA_ROW_MATH_CUH_
 #define MOE_KERNELS_CUDA_ROW_MATH_CUH_
 

@@ -1,7 +1,6 @@
-#include "kernels/cuda/rows.h"
-
 #include "kernels/cuda/gemm_schedule.h"
 #include "kernels/cuda/row_math.cuh"
+#include "kernels/cuda/rows.h"
 
 namespace moe::kernels::cuda {
 
@@ -56,8 +55,9 @@ absl::Status LookUpEmbedding(const Gpu& gpu, const BFloat16* embedding, int stri
 }
 
 absl::Status Clip(const Gpu& gpu, float* x, int64_t size, float limit) {
-  return Launch(gpu, "clip", ClipElements, dim3(static_cast<unsigned int>(CeilDiv(size, kRowThreads))),
-                kRowThreads, 0, x, size, limit);
+  return Launch(gpu, "clip", ClipElements,
+                dim3(static_cast<unsigned int>(CeilDiv(size, kRowThreads))), kRowThreads, 0, x,
+                size, limit);
 }
 
 absl::Status ApplyRope(const Gpu& gpu, const RopeTableView& table, const int32_t* positions,

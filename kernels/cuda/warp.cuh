@@ -24,8 +24,8 @@ __device__ inline BFloat16 RoundBf16(float x) {
   return {static_cast<uint16_t>(PackBf16(x, 0.0f) & 0xffffu)};
 }
 
-// Starts copying 16 bytes to shared memory, of which the last 16 - valid_bytes are zeros and are not
-// read. Both addresses are 16-byte aligned.
+// Starts copying 16 bytes to shared memory, of which the last 16 - valid_bytes are zeros and are
+// not read. Both addresses are 16-byte aligned.
 __device__ inline void CopyAsync(void* to, const void* from, int valid_bytes) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                :
@@ -65,8 +65,8 @@ __device__ inline uint32_t Transpose(uint32_t matrix) {
   return transposed;
 }
 
-// c += a b: the one instruction behind every product. A is 16 x 16, B is (b0, b1) 16 x 8, C is 16 x 8
-// (tile_layout.h).
+// c += a b: the one instruction behind every product. A is 16 x 16, B is (b0, b1) 16 x 8, C is 16 x
+// 8 (tile_layout.h).
 __device__ inline void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "

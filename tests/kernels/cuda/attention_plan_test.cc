@@ -28,8 +28,8 @@ struct Batch {
   std::vector<AttentionSlice> slices;
 };
 
-// Every column of every slice has either one block for all its splits, or one for each of its splits
-// and a merge that knows them.
+// Every column of every slice has either one block for all its splits, or one for each of its
+// splits and a merge that knows them.
 void ExpectCovered(const AttentionPlan& plan, int heads_per_kv) {
   std::map<std::pair<int, int>, std::multiset<int>> splits_of_column;
   const auto add = [&](const std::vector<AttentionUnit>& units, int columns) {
@@ -82,11 +82,10 @@ TEST(PlanAttentionTest, CoversEveryColumnOnce) {
         SCOPED_TRACE(std::to_string(heads_per_kv) + " heads, " + std::to_string(num_sms) + ", " +
                      std::to_string(max_partials));
         const Batch batch({{0, 1}, {127, 1}, {128, 1}, {500, 7}, {0, 300}, {1000, 65}, {3, 0}});
-        const AttentionPlan plan =
-            PlanAttention(batch.slices, {.num_heads = 2 * heads_per_kv,
-                                         .num_kv_heads = 2,
-                                         .num_sms = num_sms,
-                                         .max_partials = max_partials});
+        const AttentionPlan plan = PlanAttention(batch.slices, {.num_heads = 2 * heads_per_kv,
+                                                                .num_kv_heads = 2,
+                                                                .num_sms = num_sms,
+                                                                .max_partials = max_partials});
         EXPECT_LE(plan.num_partials, max_partials);
         ExpectCovered(plan, heads_per_kv);
       }
@@ -112,8 +111,7 @@ TEST(PlanAttentionTest, RowsHaveTheirSlotsAndPositions) {
   const AttentionPlan plan = PlanAttention(
       batch.slices, {.num_heads = 1, .num_kv_heads = 1, .num_sms = 1, .max_partials = 0});
   EXPECT_EQ(plan.positions, (std::vector<int32_t>{31, 32, 33, 0}));
-  EXPECT_EQ(plan.slots,
-            (std::vector<int32_t>{100 * 32 + 31, 101 * 32, 101 * 32 + 1, 200 * 32}));
+  EXPECT_EQ(plan.slots, (std::vector<int32_t>{100 * 32 + 31, 101 * 32, 101 * 32 + 1, 200 * 32}));
   EXPECT_EQ(plan.block_table, (std::vector<int32_t>{100, 101, 200}));
   EXPECT_EQ(plan.slices[1].first_block, 2);
 }

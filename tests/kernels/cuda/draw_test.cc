@@ -67,8 +67,7 @@ TEST_F(CudaDrawTest, ZeroTemperatureIsGreedyAndRowsThatAreNotFiniteGetNoToken) {
   logits[17] = logits[20] = 1.0f;
   logits[kVocab + 2] = kNan;
   logits[2 * kVocab + 39] = 200.0f;
-  const std::vector<int32_t> tokens =
-      Run(logits, kVocab, {{0.9, 0.0f}, {0.5, 1.0f}, {0.3, 1.0f}});
+  const std::vector<int32_t> tokens = Run(logits, kVocab, {{0.9, 0.0f}, {0.5, 1.0f}, {0.3, 1.0f}});
   EXPECT_EQ(tokens, (std::vector<int32_t>{17, -1, 39}));
 }
 

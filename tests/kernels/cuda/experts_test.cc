@@ -44,8 +44,8 @@ Layer Make(int hidden, int intermediate, const std::vector<int>& rows_of_expert)
     layer.down.push_back(RandomBf16(int64_t{hidden} * intermediate, random, down_scale));
     layer.offsets.push_back(static_cast<int32_t>(layer.rows.size()));
     for (int i = 0; i < count; ++i) {
-      layer.rows.push_back({static_cast<int32_t>(random() % layer.num_x),
-                            out_rows[layer.rows.size()]});
+      layer.rows.push_back(
+          {static_cast<int32_t>(random() % layer.num_x), out_rows[layer.rows.size()]});
     }
   }
   layer.offsets.push_back(static_cast<int32_t>(layer.rows.size()));
@@ -153,6 +153,7 @@ TEST_F(CudaExpertsTest, IsCloseToTheCpuInEveryTile) {
   layers.push_back(Make(64, 32, {1, 0, 3, 9, 0, 17}));
   layers.push_back(Make(37, 90, {0, 2, 5, 0}));
   layers.push_back(Make(130, 65, {33, 1}));
+  layers.push_back(Make(700, 48, {2, 0, 130, 1}));
   if (!kEmulated) {
     layers.push_back(Make(2048, 1024, {1, 0, 8, 3}));
     std::vector<int> many(64, 0);
@@ -189,7 +190,8 @@ TEST_F(CudaExpertsTest, ARowHasTheSameBitsAloneInAnyBatchAndTile) {
   };
   const Layer alone = make(1, {0, 0});
   const std::vector<BFloat16> expected = row_of(alone, Run(alone, 8), 0);
-  const std::vector<int> batches = kEmulated ? std::vector<int>{1, 9, 70} : std::vector<int>{1, 64, 512};
+  const std::vector<int> batches =
+      kEmulated ? std::vector<int>{1, 9, 70} : std::vector<int>{1, 64, 512};
   for (const int copies : batches) {
     Layer layer = make(copies, {5, 1});
     layer.x = alone.x;  // the experts are drawn first to last, so expert 0 is the same

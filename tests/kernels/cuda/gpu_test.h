@@ -25,12 +25,14 @@ inline constexpr bool kEmulated = true;
 inline constexpr bool kEmulated = false;
 #endif
 
-// The unit of a tensor core's sums: it aligns its terms to the largest and cuts them to 24 bits or more
-// (Fasi et al. 2021, https://doi.org/10.7717/peerj-cs.330), where an addition rounds to half of that.
+// The unit of a tensor core's sums: it aligns its terms to the largest and cuts them to 24 bits or
+// more (Fasi et al. 2021, https://doi.org/10.7717/peerj-cs.330), where an addition rounds to half
+// of that.
 inline constexpr double kMmaUnit = 0x1p-23;
 
-// A bound for the error of one output of gemm.cuh, relative to the sum of its terms' magnitudes: in a
-// segment each of length / 16 MMAs cuts 16 products and the sum so far; then up to 8 segments are added.
+// A bound for the error of one output of gemm.cuh, relative to the sum of its terms' magnitudes: in
+// a segment each of length / 16 MMAs cuts 16 products and the sum so far; then up to 8 segments are
+// added.
 inline double ProductBound(int length) {
   const double segment_mmas = (length / 8 + 64) / 16.0 + 1;
   return kMmaUnit * (17 * segment_mmas + 8);

@@ -18,10 +18,10 @@ struct Sizes {
 
 // Around the tiles (16 to 128), the stage (64), the segments (8 of whole stages) and the chunk (8).
 std::vector<Sizes> AllSizes() {
-  std::vector<Sizes> sizes = {{0, 64, 16},  {1, 64, 0},   {1, 0, 5},     {1, 1, 1},     {1, 64, 16},
-                              {2, 63, 15},  {3, 65, 17},  {8, 72, 33},   {9, 130, 31},  {17, 200, 40},
-                              {33, 70, 20}, {65, 67, 19}, {5, 513, 18},  {4, 1024, 16}, {130, 37, 9},
-                              {2, 1100, 8}, {1, 2048, 16}};
+  std::vector<Sizes> sizes = {
+      {0, 64, 16},  {1, 64, 0},    {1, 0, 5},    {1, 1, 1},     {1, 64, 16},  {2, 63, 15},
+      {3, 65, 17},  {8, 72, 33},   {9, 130, 31}, {17, 200, 40}, {33, 70, 20}, {65, 67, 19},
+      {5, 513, 18}, {4, 1024, 16}, {130, 37, 9}, {2, 1100, 8},  {1, 2048, 16}};
   if (!kEmulated) {
     for (const Sizes& larger : std::vector<Sizes>{{1, 2048, 2048},
                                                   {7, 2048, 6144},
@@ -64,14 +64,13 @@ class CudaLinearTest : public GpuTest {
                          int columns) {
     const auto [num_rows, in_features, out_features] = problem.sizes;
     const int stride = PaddedStride(in_features) + kRowAlignment;
-    const std::vector<BFloat16> rows(
-        problem.x.begin() + int64_t{first} * in_features,
-        problem.x.begin() + int64_t{first + count} * in_features);
+    const std::vector<BFloat16> rows(problem.x.begin() + int64_t{first} * in_features,
+                                     problem.x.begin() + int64_t{first + count} * in_features);
     const auto x = UploadRows(rows, in_features, stride);
     const auto weight = UploadRows(problem.weight, in_features, PaddedStride(in_features));
-    const auto out = Upload(std::vector<float>(
-        problem.residual.begin() + int64_t{first} * out_features,
-        problem.residual.begin() + int64_t{first + count} * out_features));
+    const auto out = Upload(
+        std::vector<float>(problem.residual.begin() + int64_t{first} * out_features,
+                           problem.residual.begin() + int64_t{first + count} * out_features));
     const Matrix matrix = {.data = weight.data(),
                            .rows = out_features,
                            .cols = in_features,
@@ -151,10 +150,9 @@ TEST_F(CudaLinearTest, ARowHasTheSameBitsAloneAndInAnyBatchAndTile) {
       for (const int first : {0, 1, 37, sizes.num_rows - 7}) {
         for (const int count : {1, 7}) {
           const std::vector<float> part = Run(problem, first, count, Accumulate::kNo, columns);
-          ExpectSameBits(part,
-                         std::vector<float>(batch.begin() + int64_t{first} * sizes.out_features,
-                                            batch.begin() +
-                                                int64_t{first + count} * sizes.out_features));
+          ExpectSameBits(part, std::vector<float>(
+                                   batch.begin() + int64_t{first} * sizes.out_features,
+                                   batch.begin() + int64_t{first + count} * sizes.out_features));
           if (HasFatalFailure()) return;
         }
       }

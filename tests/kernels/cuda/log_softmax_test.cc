@@ -38,8 +38,8 @@ TEST_F(CudaLogSoftmaxTest, StatsAreCloseToTheCpus) {
       EXPECT_EQ(actual[row].max, expected.max);
       EXPECT_EQ(actual[row].finite, 1);
       EXPECT_EQ(actual[row].token, std::max_element(values, values + vocab_size) - values);
-      // exp: some units on each side, of arguments rounded at up to 32; sums of vocab / 1024 + 37 and
-      // vocab / 16 + 4 roundings. The logarithm turns relative into absolute errors.
+      // exp: some units on each side, of arguments rounded at up to 32; sums of vocab / 1024 + 37
+      // and vocab / 16 + 4 roundings. The logarithm turns relative into absolute errors.
       EXPECT_NEAR(actual[row].log_sum_exp, expected.log_sum_exp,
                   kUnit * (vocab_size / 16.0 + vocab_size / 1024.0 + 41 + 80));
     }

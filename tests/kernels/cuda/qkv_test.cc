@@ -59,10 +59,10 @@ TEST_F(CudaQkvTest, HasTheBitsOfItsPartsOneAfterTheOther) {
       Check(RmsNormInPlace(gpu(), parts.data(), stride, q_norm.data(), kEpsilon, num_rows, q_size));
       Check(RmsNormInPlace(gpu(), k, stride, k_norm.data(), kEpsilon, num_rows, kv_size));
       if (clip > 0) Check(Clip(gpu(), parts.data(), parts.size(), clip));
-      Check(ApplyRope(gpu(), rope, device_positions.data(), num_rows, shape.num_heads,
-                      parts.data(), stride));
-      Check(ApplyRope(gpu(), rope, device_positions.data(), num_rows, shape.num_kv_heads, k,
+      Check(ApplyRope(gpu(), rope, device_positions.data(), num_rows, shape.num_heads, parts.data(),
                       stride));
+      Check(
+          ApplyRope(gpu(), rope, device_positions.data(), num_rows, shape.num_kv_heads, k, stride));
       Check(StoreKv(gpu(), k, k + kv_size, stride, device_slots.data(), num_rows,
                     cache_in(parts_cache)));
 

@@ -41,9 +41,16 @@ class CudaRouterTest : public GpuTest {
 
 TEST_F(CudaRouterTest, ChoosesWhatTheCpuChooses) {
   std::mt19937 random(1);
-  for (const auto& [num_rows, num_experts, top_k] : std::vector<std::array<int, 3>>{
-           {0, 64, 8}, {1, 64, 8}, {33, 64, 8}, {5, 5, 5}, {3, 1, 1}, {6, 17, 3}, {5, 128, 1},
-           {4, 200, 32}, {3, 1000, 8}, {2, 33, 32}}) {
+  for (const auto& [num_rows, num_experts, top_k] : std::vector<std::array<int, 3>>{{0, 64, 8},
+                                                                                    {1, 64, 8},
+                                                                                    {33, 64, 8},
+                                                                                    {5, 5, 5},
+                                                                                    {3, 1, 1},
+                                                                                    {6, 17, 3},
+                                                                                    {5, 128, 1},
+                                                                                    {4, 200, 32},
+                                                                                    {3, 1000, 8},
+                                                                                    {2, 33, 32}}) {
     for (const bool normalise : {false, true}) {
       SCOPED_TRACE(std::to_string(num_rows) + ", " + std::to_string(num_experts));
       // Logits a quarter apart, so that no rounding makes a tie.
@@ -98,9 +105,9 @@ TEST_F(CudaRouterTest, ARowHasTheSameBitsAloneAndInABatch) {
   const std::vector<float> logits = RandomFloats(int64_t{64} * 64, random);
   const Routes batch = OnGpu(logits, 64, 64, 8, true);
   for (const int row : {0, 5, 63}) {
-    const Routes alone = OnGpu(
-        std::vector<float>(logits.begin() + row * 64, logits.begin() + (row + 1) * 64), 1, 64, 8,
-        true);
+    const Routes alone =
+        OnGpu(std::vector<float>(logits.begin() + row * 64, logits.begin() + (row + 1) * 64), 1, 64,
+              8, true);
     ExpectSameBits(alone.weights, std::vector<float>(batch.weights.begin() + row * 8,
                                                      batch.weights.begin() + (row + 1) * 8));
   }
@@ -142,8 +149,8 @@ TEST_F(CudaRouterTest, PairsAreSortedByExpertAndStayInTheOrderOfTheirRows) {
     }
     const std::vector<int32_t> bounds = Download(offsets);
     for (int e = 0; e <= num_experts; ++e) {
-      ASSERT_EQ(bounds[e], std::count_if(ids.begin(), ids.end(),
-                                         [e](int32_t id) { return id < e; }));
+      ASSERT_EQ(bounds[e],
+                std::count_if(ids.begin(), ids.end(), [e](int32_t id) { return id < e; }));
     }
   }
 }

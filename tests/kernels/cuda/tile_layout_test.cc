@@ -1,5 +1,5 @@
-// Tests kernels/cuda/tile_layout.h against the fragments of the PTX ISA, written down here once more as
-// element positions. The emulator has a third version, which whole kernels run on.
+// Tests kernels/cuda/tile_layout.h against the fragments of the PTX ISA, written down here once
+// more as element positions. The emulator has a third version, which whole kernels run on.
 #include "kernels/cuda/tile_layout.h"
 
 #include <array>
@@ -13,7 +13,8 @@
 namespace moe::kernels::cuda {
 namespace {
 
-// The element (row, column) of an m16n8k16 fragment that element i of a lane is (registers hold two).
+// The element (row, column) of an m16n8k16 fragment that element i of a lane is (registers hold
+// two).
 struct Element {
   int row;
   int column;

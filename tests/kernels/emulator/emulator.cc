@@ -25,8 +25,8 @@ struct Copy {
   int valid_bytes;
 };
 
-// A context starts a fiber; after that, jumps are ten times as fast, since they leave the signal mask
-// alone.
+// A context starts a fiber; after that, jumps are ten times as fast, since they leave the signal
+// mask alone.
 struct Fiber {
   ucontext_t context = {};
   jmp_buf jump = {};
@@ -36,8 +36,8 @@ struct Fiber {
   // How often this thread has come to a barrier of its block, and of its warp.
   int64_t num_block_waits = 0;
   int64_t num_warp_waits = 0;
-  std::vector<Copy> copies;               // not committed yet
-  std::deque<std::vector<Copy>> groups;   // committed, oldest first
+  std::vector<Copy> copies;              // not committed yet
+  std::deque<std::vector<Copy>> groups;  // committed, oldest first
 };
 
 struct Warp {
@@ -134,11 +134,11 @@ void Run(Index grid, int num_threads, size_t shared_bytes, const std::function<v
   block.num_threads = num_threads;
   block.kernel = &kernel;
   block.fibers.resize(num_threads);
-  for (Fiber& fiber : block.fibers) fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+  for (Fiber& fiber : block.fibers)
+    fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
   // The end of the memory touches a page that must not be used.
   const size_t mapped = (shared_bytes + 4095) / 4096 * 4096 + 4096;
-  void* memory =
-      mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) std::abort();
   auto* const bytes = static_cast<unsigned char*>(memory);
   mprotect(bytes + mapped - 4096, 4096, PROT_NONE);

@@ -1,5 +1,5 @@
-// The runtime calls of include/cuda_runtime_api.h: device memory is host memory, and streams do at once
-// what they are given.
+// The runtime calls of include/cuda_runtime_api.h: device memory is host memory, and streams do at
+// once what they are given.
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 
@@ -62,11 +62,12 @@ cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 
 cudaError_t cudaMalloc(void** memory, size_t num_bytes) {
   if (num_bytes > kTotalBytes) return cudaErrorMemoryAllocation;
-  // The end, up to the alignment, touches a page that must not be used; the start is filled with NaN.
+  // The end, up to the alignment, touches a page that must not be used; the start is filled with
+  // NaN.
   const size_t aligned = (num_bytes + kAlignment - 1) / kAlignment * kAlignment;
   const size_t usable = (aligned + kPage - 1) / kPage * kPage;
-  void* start = mmap(nullptr, usable + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                     -1, 0);
+  void* start =
+      mmap(nullptr, usable + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (start == MAP_FAILED) return cudaErrorMemoryAllocation;
   auto* const bytes = static_cast<unsigned char*>(start);
   std::memset(bytes, 0xff, usable);
