@@ -433,11 +433,14 @@ TEST_F(MembershipTest, TheBootstrapIsNeverLogged) {
   Prepare(5);
   recorder_.WaitFor(3);
   membership_->SendPrepared(5, "hush-hush");
+  coordinator_.WaitSaid(2);
   Join(5, "hush-hush");
   recorder_.WaitFor(4);
   Prepare(9);
   recorder_.WaitFor(6);
   Join(5, "hush-hush");  // refused
+  Prepare(10);
+  recorder_.WaitFor(8);  // so the refusal has come, too
   coordinator_.Break();
   coordinator_.WaitSaid(3);
   membership_->Stop(absl::ZeroDuration());
