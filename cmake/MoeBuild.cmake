@@ -12,11 +12,7 @@ if(MOE_MOLD)
 endif()
 
 # Floating point must not depend on what the compiler finds convenient: no contraction into FMA.
-if(MOE_CUDA)
-  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)  # .cu files: MoeCuda.cmake
-else()
-  add_compile_options(-ffp-contract=off)  # as it stands here: MoePrecompiled.cmake reads it
-endif()
+add_compile_options(-ffp-contract=off)
 
 set(MOE_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
     -Wnon-virtual-dtor -Woverloaded-virtual -Werror)

@@ -23,8 +23,7 @@ if(MOE_CUDA)
   set(MOE_CUDA_WARNINGS ${MOE_WARNINGS})
   list(REMOVE_ITEM MOE_CUDA_WARNINGS -Wpedantic)
   list(JOIN MOE_CUDA_WARNINGS , MOE_CUDA_WARNINGS)
-  set(MOE_CUDA_OPTIONS --Werror=all-warnings --fmad=false -Xcompiler=${MOE_CUDA_WARNINGS}
-      -Xcompiler=-ffp-contract=off)
+  set(MOE_CUDA_OPTIONS --Werror=all-warnings --fmad=false -Xcompiler=${MOE_CUDA_WARNINGS})
 endif()
 
 # What tools/build-cuda builds.

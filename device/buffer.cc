@@ -28,7 +28,7 @@ absl::StatusOr<void*> AllocateDevice(size_t num_bytes) {
 absl::StatusOr<void*> AllocatePinned(size_t num_bytes) {
   if (num_bytes == 0) return nullptr;
   void* memory = nullptr;
-  const absl::Status status =
+  absl::Status status =
       ToStatus(cudaHostAlloc(&memory, num_bytes, cudaHostAllocDefault),
                absl::StrFormat("allocating %d bytes of pinned host memory", num_bytes));
   if (!status.ok()) return status;

@@ -14,8 +14,8 @@ int NeededDriver(int runtime) { return runtime / 1000 * 1000; }
 
 absl::StatusOr<DeviceInfo> Query(int ordinal) {
   cudaDeviceProp properties;
-  const absl::Status status = ToStatus(cudaGetDeviceProperties(&properties, ordinal),
-                                       absl::StrFormat("asking for GPU %d", ordinal));
+  absl::Status status = ToStatus(cudaGetDeviceProperties(&properties, ordinal),
+                                 absl::StrFormat("asking for GPU %d", ordinal));
   if (!status.ok()) return status;
   return DeviceInfo{.ordinal = ordinal,
                     .name = properties.name,

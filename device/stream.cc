@@ -6,7 +6,7 @@ namespace moe::device {
 
 absl::StatusOr<Event> Event::Create() {
   cudaEvent_t event = nullptr;
-  const absl::Status status =
+  absl::Status status =
       ToStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
   if (!status.ok()) return status;
   return Event(event);
@@ -28,14 +28,14 @@ absl::Status Event::Wait() const {
 absl::StatusOr<bool> Event::Reached() const {
   const cudaError_t error = cudaEventQuery(event_);
   if (error == cudaErrorNotReady) return false;
-  const absl::Status status = ToStatus(error, "asking for an event");
+  absl::Status status = ToStatus(error, "asking for an event");
   if (!status.ok()) return status;
   return true;
 }
 
 absl::StatusOr<Stream> Stream::Create() {
   cudaStream_t stream = nullptr;
-  const absl::Status status =
+  absl::Status status =
       ToStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
   if (!status.ok()) return status;
   return Stream(stream);

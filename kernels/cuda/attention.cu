@@ -336,9 +336,9 @@ template <int kDim>
 absl::Status LaunchAttention(const Gpu& gpu, const AttentionArgs& args) {
   constexpr int kSharedBytes = kStages * kKvBlockTokens * kDim * static_cast<int>(sizeof(BFloat16));
   const auto num_kv_heads = static_cast<unsigned int>(args.cache.num_kv_heads);
-  const absl::Status status = Launch(gpu, "attention (narrow)", AttendUnits<kDim, 1>,
-                                     dim3(static_cast<unsigned int>(args.num_narrow), num_kv_heads),
-                                     kWarpSize, kSharedBytes, args, args.narrow);
+  absl::Status status = Launch(gpu, "attention (narrow)", AttendUnits<kDim, 1>,
+                               dim3(static_cast<unsigned int>(args.num_narrow), num_kv_heads),
+                               kWarpSize, kSharedBytes, args, args.narrow);
   if (!status.ok()) return status;
   return Launch(gpu, "attention (wide)", AttendUnits<kDim, kWideWarps>,
                 dim3(static_cast<unsigned int>(args.num_wide), num_kv_heads),
@@ -366,9 +366,9 @@ absl::Status PagedAttention(const Gpu& gpu, const AttentionArgs& args) {
       !IsAligned(args.cache.v, args.cache.block_stride)) {
     return absl::InvalidArgumentError("attention: KV blocks that are not aligned to 16 bytes");
   }
-  const absl::Status status = head_dim <= 32   ? LaunchAttention<32>(gpu, args)
-                              : head_dim <= 64 ? LaunchAttention<64>(gpu, args)
-                                               : LaunchAttention<128>(gpu, args);
+  absl::Status status = head_dim <= 32   ? LaunchAttention<32>(gpu, args)
+                        : head_dim <= 64 ? LaunchAttention<64>(gpu, args)
+                                         : LaunchAttention<128>(gpu, args);
   if (!status.ok()) return status;
   return Launch(
       gpu, "attention (merge)", MergeSplits,

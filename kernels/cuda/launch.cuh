@@ -30,7 +30,7 @@ absl::Status Launch(const Gpu& gpu, absl::string_view name, void (*kernel)(Param
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return absl::OkStatus();
   constexpr size_t kWithoutAsking = size_t{48} << 10;
   if (shared_bytes > kWithoutAsking) {
-    const absl::Status status =
+    absl::Status status =
         device::ToStatus(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                               cudaFuncAttributeMaxDynamicSharedMemorySize,
                                               static_cast<int>(shared_bytes)),

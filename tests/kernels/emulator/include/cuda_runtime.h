@@ -11,6 +11,8 @@
 
 #include "tests/kernels/emulator/emulator.h"
 
+// The names are CUDA's.
+// NOLINTBEGIN(readability-identifier-naming,bugprone-*)
 #define __global__
 #define __device__
 #define __host__
@@ -69,5 +71,7 @@ inline int __popc(unsigned int x) { return std::popcount(x); }
 inline int __clz(int x) { return std::countl_zero(static_cast<unsigned int>(x)); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline float __uint_as_float(uint32_t x) { return std::bit_cast<float>(x); }
+
+// NOLINTEND(readability-identifier-naming,bugprone-*)
 
 #endif  // MOE_TESTS_KERNELS_EMULATOR_CUDA_RUNTIME_H_

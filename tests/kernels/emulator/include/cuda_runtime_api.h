@@ -4,6 +4,8 @@
 
 #include <cstddef>
 
+// The names are CUDA's.
+// NOLINTBEGIN(readability-identifier-naming,bugprone-*)
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
@@ -83,5 +85,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventQuery(cudaEvent_t event);
+
+// NOLINTEND(readability-identifier-naming,bugprone-*)
 
 #endif  // MOE_TESTS_KERNELS_EMULATOR_CUDA_RUNTIME_API_H_
