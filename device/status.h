@@ -4,10 +4,9 @@
 //   a call or launch that was refused   the device goes on; the status says which call and why
 //   memory that does not suffice        ResourceExhausted
 //   a device that is lost               a kernel failed while it ran, or the hardware did. The
-//   runtime
-//                                       calls these errors sticky: every later call of this process
-//                                       returns them, and only a new process gets a working device.
-//                                       IsDeviceLost() tells them from the others.
+//                                       runtime calls these errors sticky: every later call of this
+//                                       process returns them, and only a new process gets a working
+//                                       device. IsDeviceLost() tells them from the others.
 // A kernel's failure while it runs is reported by some later call: the status names the call that
 // reported it, not the kernel.
 //

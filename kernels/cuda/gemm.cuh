@@ -5,26 +5,24 @@
 // of an output run in ascending order of k, from zero; the segments' results are added in ascending
 // order, from zero, in fp32. Both kernels below do exactly that, so that an output depends on its
 // own row and its own weights only:
-//   NarrowGemm  few tokens. One warp for each segment, with a pipeline of its own; all read weights
-//   at
-//               once, each weight once. The block then adds the segments.
-//   WideGemm    many tokens. The warps share a tile of weights and tokens and run the segments one
-//               after the other.
+//   NarrowGemm  few tokens. One warp for each segment, with a pipeline of its own; all read
+//               weights at once, each weight once. The block then adds the segments.
+//   WideGemm    many tokens. The warps share a tile of weights and tokens and run the segments
+//               one after the other.
 //
 // A Problem says what is multiplied and where results go:
-//   kNumMatrices            1, or 2 weight matrices with results that belong together (gate and
-//   up):
-//                           they take turns in the 16-row tiles, so that one thread sees both
-//   int length              K
-//   bool Find(rows, columns, &place)  this block's part: `rows` weight rows of each matrix,
-//   `columns`
-//                           tokens; false: nothing to do. The same for all threads of a block
+//   kNumMatrices  1, or 2 weight matrices with results that belong together (gate and up): they
+//                 take turns in the 16-row tiles, so that one thread sees both
+//   int length    K
+//   bool Find(rows, columns, &place)
+//                 this block's part: `rows` weight rows of each matrix, `columns` tokens; false:
+//                 nothing to do. The same for all threads of a block
 //   const BFloat16* Weight(place, matrix, row)   nullptr for a row that is not there
 //   const BFloat16* Token(place, column)         nullptr for a token that is not there
 //   bool Has(place, row, column)                 whether both are there
-//   void Finish(place, row, column, values)      takes the results of one row of each matrix;
-//   called
-//                           once, by one thread, for what Has
+//   void Finish(place, row, column, values)
+//                 takes the results of one row of each matrix; called once, by one thread, for
+//                 what Has
 #ifndef MOE_KERNELS_CUDA_GEMM_CUH_
 #define MOE_KERNELS_CUDA_GEMM_CUH_
 
