@@ -71,6 +71,33 @@ def delete_namespace(name):
     kubectl("delete", "namespace", name, "--wait=true", "--timeout=120s", timeout=150)
 
 
+# --- Plain pods ---
+
+POD_SECURITY = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+
+
+def plain_pod(name, labels, container):
+    """A pod of one container that the restricted Pod Security level admits."""
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
+            "spec": {"securityContext": POD_SECURITY, "terminationGracePeriodSeconds": 1,
+                     "automountServiceAccountToken": False,
+                     "containers": [{"name": "main", "imagePullPolicy": "Never", "securityContext": CONTAINER_SECURITY,
+                                     **container}]}}
+
+
+def wait_follows(namespace):
+    """Waits until the whole cluster acts again after an outage: a new pod is scheduled, started and reported, and
+    a Service leads to it. Until then readiness is what it was before, and a Service keeps a pod that has gone."""
+    name = "canary"
+    apply(plain_pod(name, {"app": name}, {"image": "localhost/busybox:1", "command": ["httpd", "-f", "-p", "8080"]}),
+          {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+           "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}}, namespace=namespace)
+    address = get("service", name, namespace)["spec"]["clusterIP"]
+    wait_until(lambda: takes_connections(address, 80), 120, lambda: json.dumps(get("pod", name, namespace)["status"]))
+    kubectl("delete", "pod,service", name, "-n", namespace, "--wait=true", "--timeout=60s")
+
+
 # --- MoEDeployments and their pods ---
 
 def manifest(name, num_workers, host=None, gateways=2, grace_seconds=30, **spec):

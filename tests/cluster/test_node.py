@@ -5,20 +5,10 @@ import json
 import pytest
 
 import cluster
-from cluster import NODE_ADDRESS, apply, delete_namespace, items, kubectl, make_namespace, wait_until
+from cluster import NODE_ADDRESS, apply, delete_namespace, items, kubectl, make_namespace, plain_pod, wait_until
 from conftest import VERSION
 
 NAMESPACE = "node"
-SECURITY = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
-CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
-
-
-def pod(name, labels, container):
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
-            "spec": {"securityContext": SECURITY, "terminationGracePeriodSeconds": 1,
-                     "automountServiceAccountToken": False,
-                     "containers": [{"name": "main", "imagePullPolicy": "Never", "securityContext": CONTAINER_SECURITY,
-                                     **container}]}}
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +24,12 @@ def test_sixty_four_gpus_hold_sixty_four_pods(namespace):
               "command": ["moe-worker", "--coordinator", "127.0.0.1:1", "--worker-id", "alone", "--model", "/models/demo",
                           "--engine-address", "127.0.0.1:7710"],
               "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"nvidia.com/gpu": 1}}}
-    apply(*(pod(f"gpu-{i}", {"app": "gpu"}, worker) for i in range(64)), namespace=namespace)
+    apply(*(plain_pod(f"gpu-{i}", {"app": "gpu"}, worker) for i in range(64)), namespace=namespace)
 
     def running():
         return sum(p["status"]["phase"] == "Running" for p in items("pods", namespace, "app=gpu")) == 64
     wait_until(running, 180, lambda: kubectl("get", "pods", "-n", namespace).stdout, interval=1)
-    apply(pod("one-too-many", {"app": "gpu"}, worker), namespace=namespace)
+    apply(plain_pod("one-too-many", {"app": "gpu"}, worker), namespace=namespace)
 
     def refused():
         status = cluster.get("pod", "one-too-many", namespace)["status"]
@@ -52,9 +42,9 @@ def test_sixty_four_gpus_hold_sixty_four_pods(namespace):
 def test_names_services_and_ingress(namespace):
     server = {"image": "localhost/busybox:1", "command": ["sh", "-c", "echo served >/tmp/index.html; exec httpd -f -p 8080 -h /tmp"],
               "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}
-    web = pod("web", {"app": "web"}, server)
+    web = plain_pod("web", {"app": "web"}, server)
     web["spec"]["volumes"] = [{"name": "tmp", "emptyDir": {}}]
-    asks = pod("asks", {"app": "asks"}, {
+    asks = plain_pod("asks", {"app": "asks"}, {
         "image": "localhost/busybox:1",
         "command": ["sh", "-c", f"until wget -T 2 -q -O - http://web.{namespace}.svc.cluster.local; do sleep 0.2; done"]})
     asks["spec"]["restartPolicy"] = "Never"

@@ -7,7 +7,7 @@ import pytest
 
 from answers import Load, ask, client
 from cluster import (NODE_ADDRESS, controllers, is_true, leader, manifest, pids, rank_pod, restarts, send_signal,
-                     wait_until, wait_whole, without_api_server)
+                     wait_follows, wait_until, wait_whole, without_api_server)
 
 HOST = "recovery.example.com"
 MANIFEST = manifest("eight", 8, HOST)
@@ -76,6 +76,7 @@ def test_a_minute_without_api_server(eight, load):
             load.wait_answers(1)
     wait_until(lambda: is_true(eight.get(), "Ready"), 60, "Ready after the outage")
     assert restarts(eight.workers()) == before
+    wait_follows(eight.namespace)
     assert eight.epochs() == epoch, "an outage of the API server began a new epoch"
 
 
