@@ -30,6 +30,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "gateway/drain.h"
 #include "gateway/http/api_key.h"
 #include "gateway/http/api_server.h"
 #include "gateway/http/metrics_server.h"
@@ -116,9 +117,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--max-body-mib", flags.max_body_mib, "Largest request body")
       ->capture_default_str()
       ->check(CLI::Range(1, 256));
-  app.add_option("--unready-seconds", flags.unready_seconds,
-                 "After SIGTERM: how long new requests are still taken while /health answers 503, "
-                 "so that load balancers notice first")
+  app.add_option(
+         "--unready-seconds", flags.unready_seconds,
+         "After SIGTERM, while /health and /ready answer 503: new requests are taken until none "
+         "has come for so long, so that load balancers notice first; at most for half of "
+         "this and --drain-seconds together")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 3600.0));
   app.add_option("--drain-seconds", flags.drain_seconds,
@@ -308,17 +311,21 @@ int Serve(const Flags& flags, const std::string& name, ApiServer& server, Engine
     }
   }
   server.SetUnready();
-  const absl::Time draining = absl::Now() + absl::Seconds(flags.unready_seconds);
-  const absl::Time deadline = draining + absl::Seconds(flags.drain_seconds);
-  for (absl::Time now = absl::Now(); now < deadline; now = absl::Now()) {
+  Drain drain(
+      {.quiet = absl::Seconds(flags.unready_seconds), .finish = absl::Seconds(flags.drain_seconds)},
+      absl::Now(), server.num_taken());
+  bool is_draining = false;
+  for (;;) {
+    const Drain::Phase phase = drain.Next(absl::Now(), server.num_taken(), server.num_active());
+    if (phase != Drain::Phase::kTakes && !std::exchange(is_draining, true)) {
+      server.SetDraining();
+      continue;  // a request may have come between the two
+    }
+    if (phase == Drain::Phase::kOver) {
+      break;
+    }
     if (key != nullptr) {
       key->Tick();
-    }
-    if (now >= draining) {
-      server.SetDraining();
-      if (server.num_active() == 0) {
-        break;
-      }
     }
     if (WaitForSignal(signals, absl::Milliseconds(20))) {
       _exit(EXIT_FAILURE);

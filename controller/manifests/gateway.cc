@@ -18,7 +18,8 @@ namespace {
 
 using kube::Json;
 
-constexpr int kProbeSeconds = 5;
+// After SIGTERM two probes have to fail, within a few seconds: what comes meanwhile is taken.
+constexpr int kProbeSeconds = 3;
 // An answer may take its time; it ends with its client, its deadline or its drain.
 constexpr int kIngressTimeoutSeconds = 3600;
 
@@ -39,7 +40,8 @@ Json GatewayContainer(const Context& context) {
       {"readinessProbe",
        {{"httpGet", {{"path", "/ready"}, {"port", "http"}}},
         {"periodSeconds", kProbeSeconds},
-        {"timeoutSeconds", 2}}},
+        {"timeoutSeconds", 2},
+        {"failureThreshold", 2}}},
       {"terminationMessagePolicy", "FallbackToLogsOnError"}};
 }
 

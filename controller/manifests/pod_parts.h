@@ -19,8 +19,8 @@ inline constexpr char kCaMount[] = "/etc/moe-operator/ca";
 inline constexpr char kIdentityDir[] = "/run/moe";
 inline constexpr char kApiKeyMount[] = "/etc/moe-operator/api-key";
 
-// SIGTERM of a gateway: unready for kUnreadySeconds, then running requests finish, until
-// kGraceMarginSeconds before its grace period ends.
+// SIGTERM of a gateway: unready until no request has come for kUnreadySeconds, then running
+// requests finish, until kGraceMarginSeconds before its grace period ends.
 inline constexpr int kUnreadySeconds = 5;
 inline constexpr int kGraceMarginSeconds = 5;
 inline constexpr int kDefaultGatewayGraceSeconds = 120;

@@ -309,6 +309,7 @@ void ApiServer::AnswerPost(const httplib::Request& request, httplib::Response& r
     SetError(Unavailable("The server is shutting down."), response);
     return;
   }
+  ++num_taken_;
   std::optional<ApiError> error = BuildJob(RouteOf(request.target), request, reader, &answer->job);
   if (error.has_value()) {
     SetError(*error, response);

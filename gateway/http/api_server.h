@@ -65,10 +65,16 @@ class ApiServer {
 
   // From now on clients must send this key.
   void SetApiKey(std::string key);
-  // From now on /health and /ready answer 503.
-  void SetUnready() { unready_.store(true); }
+  // From now on /health and /ready answer 503, and each answer is the last of its connection: who
+  // keeps connections open would not notice that others are ready instead.
+  void SetUnready() {
+    unready_.store(true);
+    http_.SetLeaving();
+  }
   // From now on new completions are refused with 503; those that run go on.
   void SetDraining() { draining_.store(true); }
+  // Completions that were not refused for draining, since the start.
+  uint64_t num_taken() const { return num_taken_.load(); }
   // Completions in progress.
   int num_active() const { return num_active_.load(); }
 
@@ -102,6 +108,7 @@ class ApiServer {
   const absl::Time started_ = absl::Now();
   std::atomic<bool> unready_{false};
   std::atomic<bool> draining_{false};
+  std::atomic<uint64_t> num_taken_{0};
   std::atomic<int> num_active_{0};
   absl::Mutex mutex_;
   AdmissionRules rules_ ABSL_GUARDED_BY(mutex_);

@@ -202,8 +202,8 @@ bool HttpServer::Serve(std::unique_ptr<Connection>& connection) {
 void HttpServer::Answer(std::unique_ptr<Connection> connection, absl::Duration write_timeout) {
   const RequestHead head = connection->head();  // the connection's next one may replace it
   // A stream to an HTTP/1.0 client ends with its connection.
-  const bool close_asked =
-      head.http_1_0 || absl::EqualsIgnoreCase(head.Header("Connection"), "close");
+  const bool close_asked = leaving_.load() || head.http_1_0 ||
+                           absl::EqualsIgnoreCase(head.Header("Connection"), "close");
   std::string request = connection->TakeRequest();
   SocketStream stream(connection->fd(), std::move(request), write_timeout,
                       [&connection] { connection->ReleaseMemory(); });

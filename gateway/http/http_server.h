@@ -6,6 +6,7 @@
 #ifndef MOE_GATEWAY_HTTP_HTTP_SERVER_H_
 #define MOE_GATEWAY_HTTP_HTTP_SERVER_H_
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -58,6 +59,8 @@ class HttpServer : private httplib::Server {
   // Closes the listener and every connection that waits, then waits for the answers in progress.
   void Stop();
   int port() const { return port_; }
+  // From now on each answer is the last of its connection. Any thread.
+  void SetLeaving() { leaving_.store(true); }
 
  private:
   bool Serve(std::unique_ptr<Connection>& connection);
@@ -68,6 +71,7 @@ class HttpServer : private httplib::Server {
   const HttpServerOptions options_;
   const Handlers handlers_;
   int port_ = 0;
+  std::atomic<bool> leaving_{false};
   WorkerPool control_pool_;
   WorkerPool post_pool_;
   std::unique_ptr<ConnectionLoop> loop_;

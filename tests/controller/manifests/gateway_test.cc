@@ -66,6 +66,9 @@ TEST(GatewayTest, IsReadyAsLongAsItTakesOrHoldsRequests) {
   const Json probe = PodSpecOf(SampleDeployment())["containers"][0]["readinessProbe"];
   EXPECT_EQ(probe["httpGet"]["path"], "/ready");
   EXPECT_EQ(probe["httpGet"]["port"], "http");
+  // Unready soon after SIGTERM, and not for one slow answer.
+  EXPECT_EQ(probe["periodSeconds"], 3);
+  EXPECT_EQ(probe["failureThreshold"], 2);
 }
 
 TEST(GatewayTest, ReadsItsKeyFromTheSecretThatIsNamed) {

@@ -243,8 +243,19 @@ TEST_F(ApiServerTest, DrainingRefusesNewCompletionsAndFinishesOldOnes) {
   server_->SetDraining();
   EXPECT_EQ(StatusOf(Complete(R"({"prompt": "hi"})")), 503);
   EXPECT_EQ(server_->num_active(), 1);
+  EXPECT_EQ(server_->num_taken(), 1) << "what is refused keeps no gateway from ending";
   generator_.SetPiece(1);
   EXPECT_THAT(old.ReceiveAll(), HasSubstr("[DONE]"));
+}
+
+TEST_F(ApiServerTest, UnreadyEachAnswerIsTheLastOfItsConnection) {
+  Start();
+  RawClient client(port());
+  server_->SetUnready();
+  client.Send(PostRequest("/v1/completions", R"({"prompt": "hi"})"));
+  const std::string answer = client.ReceiveAll();  // ends with the connection
+  EXPECT_EQ(StatusOf(answer), 200);
+  EXPECT_THAT(answer, HasSubstr("Connection: close"));
 }
 
 TEST_F(ApiServerTest, LargeBodiesArriveWhole) {
