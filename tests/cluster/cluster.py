@@ -86,16 +86,36 @@ def plain_pod(name, labels, container):
                                      **container}]}}
 
 
+def web(name):
+    """A pod that answers "served", its Service, and an Ingress for NAME.example.com."""
+    server = plain_pod(name, {"app": name}, {
+        "image": "localhost/busybox:1",
+        "command": ["sh", "-c", "echo served >/tmp/index.html; exec httpd -f -p 8080 -h /tmp"],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]})
+    server["spec"]["volumes"] = [{"name": "tmp", "emptyDir": {}}]
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+               "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}}
+    backend = {"service": {"name": name, "port": {"number": 80}}}
+    ingress = {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name},
+               "spec": {"ingressClassName": "traefik", "rules": [{"host": f"{name}.example.com", "http": {
+                   "paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}]}}
+    return server, service, ingress
+
+
+def wait_web(name, seconds):
+    """Waits until web(name) answers through Traefik."""
+    url = f"http://{NODE_ADDRESS}/"
+    wait_until(lambda: run("curl", "-fsS", "-m", "5", "-H", f"Host: {name}.example.com", url,
+                           check=False).stdout == "served\n", seconds, f"Traefik routes to {name}")
+
+
 def wait_follows(namespace):
     """Waits until the whole cluster acts again after an outage: a new pod is scheduled, started and reported, and
-    a Service leads to it. Until then readiness is what it was before, and a Service keeps a pod that has gone."""
-    name = "canary"
-    apply(plain_pod(name, {"app": name}, {"image": "localhost/busybox:1", "command": ["httpd", "-f", "-p", "8080"]}),
-          {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-           "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}}, namespace=namespace)
-    address = get("service", name, namespace)["spec"]["clusterIP"]
-    wait_until(lambda: takes_connections(address, 80), 120, lambda: json.dumps(get("pod", name, namespace)["status"]))
-    kubectl("delete", "pod,service", name, "-n", namespace, "--wait=true", "--timeout=60s")
+    its Service and Ingress lead to it. Until then readiness is what it was before, and requests go to pods that
+    have gone."""
+    apply(*web("canary"), namespace=namespace)
+    wait_web("canary", 120)
+    kubectl("delete", "pod,service,ingress", "canary", "-n", namespace, "--wait=true", "--timeout=60s")
 
 
 # --- MoEDeployments and their pods ---

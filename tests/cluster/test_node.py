@@ -5,7 +5,7 @@ import json
 import pytest
 
 import cluster
-from cluster import NODE_ADDRESS, apply, delete_namespace, items, kubectl, make_namespace, plain_pod, wait_until
+from cluster import apply, delete_namespace, items, kubectl, make_namespace, plain_pod, wait_until
 from conftest import VERSION
 
 NAMESPACE = "node"
@@ -40,26 +40,15 @@ def test_sixty_four_gpus_hold_sixty_four_pods(namespace):
 
 
 def test_names_services_and_ingress(namespace):
-    server = {"image": "localhost/busybox:1", "command": ["sh", "-c", "echo served >/tmp/index.html; exec httpd -f -p 8080 -h /tmp"],
-              "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}
-    web = plain_pod("web", {"app": "web"}, server)
-    web["spec"]["volumes"] = [{"name": "tmp", "emptyDir": {}}]
     asks = plain_pod("asks", {"app": "asks"}, {
         "image": "localhost/busybox:1",
         "command": ["sh", "-c", f"until wget -T 2 -q -O - http://web.{namespace}.svc.cluster.local; do sleep 0.2; done"]})
     asks["spec"]["restartPolicy"] = "Never"
-    apply(web, asks,
-          {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
-           "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}},
-          {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web"},
-           "spec": {"ingressClassName": "traefik", "rules": [{"host": "web.example.com", "http": {"paths": [
-               {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}]}}]}},
-          namespace=namespace)
+    apply(*cluster.web("web"), asks, namespace=namespace)
     wait_until(lambda: cluster.get("pod", "asks", namespace)["status"]["phase"] == "Succeeded", 60,
                lambda: json.dumps(cluster.get("pod", "asks", namespace)["status"]))
     assert kubectl("logs", "asks", "-n", namespace).stdout.endswith("served\n")
-    wait_until(lambda: cluster.run("curl", "-fsS", "-m", "5", "-H", "Host: web.example.com", f"http://{NODE_ADDRESS}/",
-                                   check=False).stdout == "served\n", 30, "Traefik routes to the service")
+    cluster.wait_web("web", 30)
 
 
 def test_api_server_goes_and_comes_back_with_what_it_had(namespace):
