@@ -1,8 +1,16 @@
 #include "controller/operator/gang_arbiter.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace moe::controller {
+
+std::map<kube::ObjectKey, int>::const_iterator GangArbiter::FindOther(
+    const kube::ObjectKey& deployment) const {
+  return std::find_if(in_flight_.begin(), in_flight_.end(),
+                      [&](const auto& gang) { return gang.first != deployment; });
+}
 
 bool GangArbiter::Observe(const kube::ObjectKey& deployment, std::optional<int> group_in_flight) {
   absl::MutexLock lock(&mu_);
@@ -15,17 +23,14 @@ bool GangArbiter::Observe(const kube::ObjectKey& deployment, std::optional<int> 
 
 std::string GangArbiter::OtherInFlight(const kube::ObjectKey& deployment) const {
   absl::MutexLock lock(&mu_);
-  for (const auto& [other, group] : in_flight_) {
-    if (other != deployment) return absl::StrCat(other.ns, "/", other.name, "/", group);
-  }
-  return "";
+  const auto other = FindOther(deployment);
+  if (other == in_flight_.end()) return "";
+  return absl::StrCat(other->first.ns, "/", other->first.name, "/", other->second);
 }
 
 bool GangArbiter::TryStart(const kube::ObjectKey& deployment, int group) {
   absl::MutexLock lock(&mu_);
-  for (const auto& [other, index] : in_flight_) {
-    if (other != deployment) return false;
-  }
+  if (FindOther(deployment) != in_flight_.end()) return false;
   in_flight_[deployment] = group;
   return true;
 }

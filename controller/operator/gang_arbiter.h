@@ -35,6 +35,10 @@ class GangArbiter {
   void Clear();
 
  private:
+  // A gang in flight that is not one of `deployment`, or the end.
+  std::map<kube::ObjectKey, int>::const_iterator FindOther(const kube::ObjectKey& deployment) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   mutable absl::Mutex mu_;
   std::map<kube::ObjectKey, int> in_flight_ ABSL_GUARDED_BY(mu_);
   std::set<kube::ObjectKey> waiting_ ABSL_GUARDED_BY(mu_);
