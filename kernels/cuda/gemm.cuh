@@ -178,6 +178,17 @@ __device__ inline void FinishTile(const Problem& problem, const typename Problem
   }
 }
 
+// Starts this thread's copies of one step of a tile: its weight rows, and the tokens behind them.
+template <typename Shape, int kRowsApart>
+__device__ inline void CopyStage(const RowCopies<Shape::kRows / kRowsApart>& weights,
+                                 const RowCopies<Shape::kColumns / kRowsApart>& tokens,
+                                 int first_row, int chunk, int k, int length,
+                                 unsigned char* stage) {
+  CopyRows<Shape::kRows / kRowsApart, kRowsApart>(weights, first_row, chunk, k, length, stage);
+  CopyRows<Shape::kColumns / kRowsApart, kRowsApart>(tokens, first_row, chunk, k, length,
+                                                     stage + Shape::kRows * kStepRowBytes);
+}
+
 constexpr int MaxOf(int a, int b) { return a > b ? a : b; }
 
 // Tiles of NarrowGemm: 16 * kRowTiles weight rows, 8 * kColumnTiles tokens.
@@ -219,12 +230,9 @@ __global__ void __launch_bounds__(kGemmThreads) NarrowGemm(const Problem problem
   // Stage `step` of this warp's segment, if there is one; always a group of copies.
   const auto copy = [&](int step) {
     if (step < num_steps) {
-      unsigned char* const stage = stages + step % Shape::kStages * Shape::kStageBytes;
-      const int k = begin + step * kStepLength;
-      CopyRows<Shape::kRows / kRowsApart, kRowsApart>(weights, first_row, chunk, k, problem.length,
-                                                      stage);
-      CopyRows<Shape::kColumns / kRowsApart, kRowsApart>(
-          tokens, first_row, chunk, k, problem.length, stage + Shape::kRows * kStepRowBytes);
+      CopyStage<Shape, kRowsApart>(weights, tokens, first_row, chunk, begin + step * kStepLength,
+                                   problem.length,
+                                   stages + step % Shape::kStages * Shape::kStageBytes);
     }
     CommitCopies();
   };
@@ -287,12 +295,9 @@ __global__ void __launch_bounds__(kGemmThreads) WideGemm(const Problem problem) 
   const int segment_steps = SegmentsOf(problem.length).length / kStepLength;
   const auto copy = [&](int step) {
     if (step < num_steps) {
-      unsigned char* const stage = shared + step % Shape::kStages * Shape::kStageBytes;
-      const int k = step * kStepLength;
-      CopyRows<Shape::kRows / kRowsApart, kRowsApart>(weights, first_row, chunk, k, problem.length,
-                                                      stage);
-      CopyRows<Shape::kColumns / kRowsApart, kRowsApart>(
-          tokens, first_row, chunk, k, problem.length, stage + Shape::kRows * kStepRowBytes);
+      CopyStage<Shape, kRowsApart>(weights, tokens, first_row, chunk, step * kStepLength,
+                                   problem.length,
+                                   shared + step % Shape::kStages * Shape::kStageBytes);
     }
     CommitCopies();
   };

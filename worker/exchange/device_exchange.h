@@ -20,10 +20,10 @@ namespace moe::exchange {
 // Rows for the experts of this rank, sorted by expert. Device memory; local expert e (the e-th of
 // this rank's, ascending by id) has rows[offsets[e]] .. rows[offsets[e + 1] - 1].
 struct DevicePairs {
-  const int32_t* offsets = nullptr;            // [num local experts + 1]
-  const kernels::ExpertRow* rows = nullptr;    // [max_pairs]
-  int max_pairs = 0;                           // the host's bound for offsets[num local experts]
-  int max_pairs_of_expert = 0;                 // the host's bound for those of one expert
+  const int32_t* offsets = nullptr;          // [num local experts + 1]
+  const kernels::ExpertRow* rows = nullptr;  // [max_pairs]
+  int max_pairs = 0;                         // the host's bound for offsets[num local experts]
+  int max_pairs_of_expert = 0;               // the host's bound for those of one expert
 };
 
 // The experts that this rank holds. Implemented by the model; called inside RunLayer.
