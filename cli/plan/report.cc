@@ -215,8 +215,9 @@ std::string FormatSearch(const Scenario& scenario, const planner::SearchResult& 
   std::string text =
       absl::StrCat(FormatScenario(scenario), "target  ", DescribeTarget(scenario.target), "\n");
   const std::vector<Prediction> shown = First(result.ranked, options.num_layouts);
-  absl::StrAppendFormat(&text, "\n%s layouts looked at, %s can work\n",
+  absl::StrAppendFormat(&text, "\n%s %s looked at, %s can work\n",
                         WithThousands(result.num_layouts),
+                        result.num_layouts == 1 ? "layout" : "layouts",
                         WithThousands(static_cast<double>(result.ranked.size())));
   if (!shown.empty()) {
     absl::StrAppend(

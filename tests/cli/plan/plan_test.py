@@ -28,7 +28,7 @@ class PlanTest(unittest.TestCase):
         self.assertEqual(result.stderr, "")
         return result.stdout
 
-    def test_the_issue_s_command_ranks_layouts(self):
+    def test_one_command_ranks_all_layouts(self):
         text = self.succeed(*OLMOE, "--gpus", "64", "--gpu", "h200", "--link", "400Gb/s",
                             "--gpus-per-node", "8", "--input-tokens", "512", "--output-tokens", "128")
         self.assertIn("layouts looked at", text)
