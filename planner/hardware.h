@@ -4,6 +4,7 @@
 #define MOE_PLANNER_HARDWARE_H_
 
 #include <string>
+#include <vector>
 
 namespace moe::planner {
 
@@ -11,6 +12,8 @@ namespace moe::planner {
 struct Device {
   std::string name = {};
   std::string title = {};
+  // What Kubernetes nodes with it carry as their label nvidia.com/gpu.product; may be empty.
+  std::vector<std::string> products = {};
   double memory_bytes = 0;
   double memory_bytes_per_second = 0;
   double bf16_flops = 0;                  // dense

@@ -2,11 +2,12 @@
 
 #include <filesystem>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "cli/plan/hardware_files.h"
 #include "cli/plan/model_config.h"
+#include "planner/catalog/hardware_files.h"
 #include "planner/descriptions.h"
 #include "planner/published_models.h"
 #include "worker/model/file.h"
@@ -80,11 +81,11 @@ absl::Status ReadHardware(const HardwareNames& names, planner::Device* device,
                           planner::Network* network) {
   const auto gpu = FindDescription("devices", "--gpu", names.gpu);
   if (!gpu.ok()) return gpu.status();
-  auto parsed = ParseDevice(gpu->json, gpu->name, gpu->file);
+  auto parsed = planner::ParseDevice(gpu->json, gpu->name, gpu->file);
   if (!parsed.ok()) return parsed.status();
   *device = *std::move(parsed);
 
-  absl::StatusOr<double> speed = ParseLinkSpeed(names.link);
+  absl::StatusOr<double> speed = planner::ParseLinkSpeed(names.link);
   if (!speed.ok()) {
     const auto link = FindDescription("links", "--link", names.link);
     if (!link.ok()) {
@@ -92,14 +93,14 @@ absl::Status ReadHardware(const HardwareNames& names, planner::Device* device,
           absl::StrCat(link.status().message(), ", or a speed such as 400Gb/s"));
     }
     network->link_name = link->name;
-    speed = ParseLink(link->json, link->file);
+    speed = planner::ParseLink(link->json, link->file);
     if (!speed.ok()) return speed.status();
   }
   network->link_bytes_per_second = *speed;
 
   const auto found = FindDescription("exchanges", "--library", names.library);
   if (!found.ok()) return found.status();
-  auto library = ParseExchangeLibrary(found->json, found->name, found->file);
+  auto library = planner::ParseExchangeLibrary(found->json, found->name, found->file);
   if (!library.ok()) return library.status();
   network->library = *std::move(library);
   return absl::OkStatus();
@@ -116,25 +117,14 @@ absl::StatusOr<std::string> FormatSources(const HardwareNames& names) {
        {Choice{"devices", "--gpu", &names.gpu}, Choice{"links", "--link", &names.link},
         Choice{"exchanges", "--library", &names.library}}) {
     absl::StrAppend(&text, choice.option, " ", *choice.name, "\n");
-    if (choice.name == &names.link && ParseLinkSpeed(names.link).ok()) continue;
+    if (choice.name == &names.link && planner::ParseLinkSpeed(names.link).ok()) continue;
     const auto found = FindDescription(choice.kind, choice.option, *choice.name);
     if (!found.ok()) return found.status();
-    for (const auto& [field, source] : Sources(found->json)) {
+    for (const auto& [field, source] : planner::Sources(found->json)) {
       absl::StrAppend(&text, "  ", field, ": ", source, "\n");
     }
   }
   return text;
-}
-
-absl::StatusOr<std::vector<planner::ExchangeLibrary>> BuiltInLibraries() {
-  std::vector<planner::ExchangeLibrary> libraries;
-  for (const planner::Description& description : planner::Descriptions()) {
-    if (description.kind != "exchanges") continue;
-    auto library = ParseExchangeLibrary(description.json, description.name, description.name);
-    if (!library.ok()) return library.status();
-    libraries.push_back(*std::move(library));
-  }
-  return libraries;
 }
 
 }  // namespace moe::cli

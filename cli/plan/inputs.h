@@ -6,7 +6,6 @@
 #define MOE_CLI_PLAN_INPUTS_H_
 
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -30,8 +29,6 @@ absl::Status ReadHardware(const HardwareNames& names, planner::Device* device,
 
 // A line for each number of the three, with its source.
 absl::StatusOr<std::string> FormatSources(const HardwareNames& names);
-
-absl::StatusOr<std::vector<planner::ExchangeLibrary>> BuiltInLibraries();
 
 }  // namespace moe::cli
 

@@ -14,6 +14,7 @@
 #include "cli/plan/manifest.h"
 #include "cli/plan/plot.h"
 #include "cli/plan/report.h"
+#include "planner/catalog/built_in.h"
 #include "planner/compare.h"
 #include "planner/founding.h"
 #include "planner/published_models.h"
@@ -97,7 +98,7 @@ absl::StatusOr<Scenario> MakeScenario(const PlanOptions& options,
 void PrintJson(const nlohmann::json& json) { std::printf("%s\n", json.dump(2).c_str()); }
 
 absl::Status RunFounding(const PlanOptions& options, const Scenario& scenario) {
-  const auto libraries = BuiltInLibraries();
+  const auto libraries = planner::BuiltInLibraries();
   if (!libraries.ok()) return libraries.status();
   const auto report = planner::EvaluateFounding(scenario, *libraries);
   if (!report.ok()) return report.status();

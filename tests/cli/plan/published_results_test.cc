@@ -2,8 +2,8 @@
 #include <cstdio>
 #include <string>
 
-#include "cli/plan/hardware_files.h"
 #include "gtest/gtest.h"
+#include "planner/catalog/hardware_files.h"
 #include "planner/descriptions.h"
 #include "planner/exchange.h"
 #include "planner/prediction.h"
@@ -23,10 +23,10 @@ std::string Json(const std::string& kind, const std::string& name) {
 // Of the data files. The libraries' numbers were fitted to EP16 and EP32 (each says so); wider
 // groups were held out.
 ExchangeLibrary Library(const std::string& name) {
-  return cli::ParseExchangeLibrary(Json("exchanges", name), name, name).value();
+  return ParseExchangeLibrary(Json("exchanges", name), name, name).value();
 }
 Device Gpu(const std::string& name) {
-  return cli::ParseDevice(Json("devices", name), name, name).value();
+  return ParseDevice(Json("devices", name), name, name).value();
 }
 
 ExchangeTime Predict(const ExchangeLibrary& library, int num_ranks, double tokens,

@@ -1,11 +1,13 @@
 // Descriptions of GPUs, links and exchange libraries, from JSON. Pure.
 //
 // A number is {"value": N, "source": "where it is from"}; a number without a source is refused, so
-// that nothing in a plan is anybody's guess.
+// that nothing in a plan is anybody's guess. A device may list "products", names that Kubernetes
+// nodes with it carry, in the same form.
 //
-// Tested by tests/cli/plan/hardware_files_test.cc.
-#ifndef MOE_CLI_PLAN_HARDWARE_FILES_H_
-#define MOE_CLI_PLAN_HARDWARE_FILES_H_
+// Tested by tests/planner/catalog/hardware_files_test.cc, fuzzed by
+// tests/fuzz/hardware_file_fuzz.cc.
+#ifndef MOE_PLANNER_CATALOG_HARDWARE_FILES_H_
+#define MOE_PLANNER_CATALOG_HARDWARE_FILES_H_
 
 #include <string>
 #include <string_view>
@@ -16,16 +18,15 @@
 #include "absl/strings/string_view.h"
 #include "planner/hardware.h"
 
-namespace moe::cli {
+namespace moe::planner {
 
 // `file` is the name for messages. InvalidArgument names file and field.
-absl::StatusOr<planner::Device> ParseDevice(std::string_view json, const std::string& name,
-                                            const std::string& file);
+absl::StatusOr<Device> ParseDevice(std::string_view json, const std::string& name,
+                                   const std::string& file);
 // Bytes per second of one GPU's link, one way.
 absl::StatusOr<double> ParseLink(std::string_view json, const std::string& file);
-absl::StatusOr<planner::ExchangeLibrary> ParseExchangeLibrary(std::string_view json,
-                                                              const std::string& name,
-                                                              const std::string& file);
+absl::StatusOr<ExchangeLibrary> ParseExchangeLibrary(std::string_view json, const std::string& name,
+                                                     const std::string& file);
 
 // The numbers of a description with their sources: {"memory_bytes", "NVIDIA ... data sheet"}.
 std::vector<std::pair<std::string, std::string>> Sources(std::string_view json);
@@ -33,6 +34,6 @@ std::vector<std::pair<std::string, std::string>> Sources(std::string_view json);
 // "400Gb/s", "50GB/s": bytes per second. InvalidArgument says what can be written.
 absl::StatusOr<double> ParseLinkSpeed(absl::string_view text);
 
-}  // namespace moe::cli
+}  // namespace moe::planner
 
-#endif  // MOE_CLI_PLAN_HARDWARE_FILES_H_
+#endif  // MOE_PLANNER_CATALOG_HARDWARE_FILES_H_

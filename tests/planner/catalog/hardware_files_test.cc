@@ -1,4 +1,4 @@
-#include "cli/plan/hardware_files.h"
+#include "planner/catalog/hardware_files.h"
 
 #include <nlohmann/json.hpp>
 #include <set>
@@ -7,7 +7,7 @@
 #include "gtest/gtest.h"
 #include "planner/descriptions.h"
 
-namespace moe::cli {
+namespace moe::planner {
 namespace {
 
 using Json = nlohmann::json;
@@ -15,7 +15,7 @@ using ::testing::HasSubstr;
 
 TEST(HardwareFilesTest, EveryDescriptionThatIsBuiltInCanBeReadAndSaysItsSources) {
   std::set<std::string> kinds;
-  for (const planner::Description& description : planner::Descriptions()) {
+  for (const Description& description : Descriptions()) {
     kinds.insert(description.kind);
     absl::Status status;
     if (description.kind == "devices") {
@@ -31,8 +31,8 @@ TEST(HardwareFilesTest, EveryDescriptionThatIsBuiltInCanBeReadAndSaysItsSources)
   EXPECT_EQ(kinds, (std::set<std::string>{"devices", "exchanges", "links"}));
 }
 
-Json Device() {
-  for (const planner::Description& description : planner::Descriptions()) {
+Json H200() {
+  for (const Description& description : Descriptions()) {
     if (description.kind == "devices" && description.name == "h200") {
       return Json::parse(description.json);
     }
@@ -41,8 +41,9 @@ Json Device() {
 }
 
 TEST(HardwareFilesTest, TheNumbersAreThoseOfTheFile) {
-  const auto device = ParseDevice(Device().dump(), "h200", "h200.json");
+  const auto device = ParseDevice(H200().dump(), "h200", "h200.json");
   ASSERT_TRUE(device.ok()) << device.status();
+  EXPECT_THAT(device->products, testing::ElementsAre("NVIDIA-H200"));
   EXPECT_EQ(device->memory_bytes, 141e9);
   EXPECT_EQ(device->memory_bytes_per_second, 4.8e12);
   EXPECT_NEAR(device->flops(2), 989e12 * 0.8, 1);
@@ -65,23 +66,36 @@ TEST(HardwareFilesTest, AFileThatIsWrongIsRefusedWithItsField) {
             "memory_bytes is -1; it must be from"},
         Row{"memory_efficiency", {{"value", 1.5}, {"source", "x"}}, "memory_efficiency is 1.5"},
         Row{"title", 5, "title must be a text"},
+        Row{"products", "NVIDIA-H200", "products must be {\"value\": [texts]"},
+        Row{"products",
+            {{"value", {"NVIDIA-H200", ""}}, {"source", "x"}},
+            "products must be {\"value\": [texts]"},
+        Row{"products", {{"value", {"NVIDIA-H200"}}}, "products has no source"},
         Row{"tflops", 5, "\"tflops\" is unknown here; known are bf16_flops"}}) {
-    Json json = Device();
+    Json json = H200();
     json[row.field] = row.value;
     const auto device = ParseDevice(json.dump(), "my", "my.json");
     ASSERT_FALSE(device.ok()) << row.field;
     EXPECT_THAT(std::string(device.status().message()), HasSubstr(row.message));
   }
-  Json missing = Device();
+  Json missing = H200();
   missing.erase("bf16_flops");
   EXPECT_THAT(std::string(ParseDevice(missing.dump(), "my", "my.json").status().message()),
               HasSubstr("bf16_flops is missing"));
   EXPECT_FALSE(ParseDevice("{", "my", "my.json").ok());
-  EXPECT_FALSE(ParseLink(Device().dump(), "my.json").ok());
+  EXPECT_FALSE(ParseLink(H200().dump(), "my.json").ok());
+}
+
+TEST(HardwareFilesTest, ADeviceNeedsNoProducts) {
+  Json json = H200();
+  json.erase("products");
+  const auto device = ParseDevice(json.dump(), "a", "a.json");
+  ASSERT_TRUE(device.ok()) << device.status();
+  EXPECT_TRUE(device->products.empty());
 }
 
 TEST(HardwareFilesTest, ADeviceWithoutFp8ComputesInBf16) {
-  Json json = Device();
+  Json json = H200();
   json.erase("fp8_flops");
   const auto device = ParseDevice(json.dump(), "a", "a.json");
   ASSERT_TRUE(device.ok()) << device.status();
@@ -98,4 +112,4 @@ TEST(HardwareFilesTest, SpeedsAreReadWithTheirUnit) {
 }
 
 }  // namespace
-}  // namespace moe::cli
+}  // namespace moe::planner

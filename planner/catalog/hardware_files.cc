@@ -1,6 +1,6 @@
-#include "cli/plan/hardware_files.h"
+#include "planner/catalog/hardware_files.h"
 
-#include <cmath>
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -11,7 +11,7 @@
 #include "absl/strings/strip.h"
 #include "worker/model/bounded_json.h"
 
-namespace moe::cli {
+namespace moe::planner {
 namespace {
 
 using Json = nlohmann::json;
@@ -35,16 +35,27 @@ class Reader {
     if (!it->is_object() || !it->contains("value") || !(*it)["value"].is_number()) {
       return Refuse(field, "must be {\"value\": a number, \"source\": \"where it is from\"}");
     }
-    const auto source = it->find("source");
-    if (source == it->end() || !source->is_string() ||
-        source->get_ref<const std::string&>().empty()) {
-      return Refuse(field, "has no source: write where the number is from");
-    }
+    if (!HasSource(*it)) return Refuse(field, "has no source: write where the number is from");
     const double value = (*it)["value"].get<double>();
     if (!(value >= min && value <= max)) {
       return Refuse(field, absl::StrCat("is ", value, "; it must be from ", min, " to ", max));
     }
     *out = value;
+  }
+  void Texts(const char* field, std::vector<std::string>* out) {
+    known_.insert(field);
+    const auto it = json_.find(field);
+    if (!status_.ok()) return;
+    if (it == json_.end()) return Refuse(field, "is missing");
+    const auto is_text = [](const Json& text) {
+      return text.is_string() && !text.get_ref<const std::string&>().empty();
+    };
+    if (!it->is_object() || !it->contains("value") || !(*it)["value"].is_array() ||
+        !std::all_of((*it)["value"].begin(), (*it)["value"].end(), is_text)) {
+      return Refuse(field, "must be {\"value\": [texts], \"source\": \"where they are from\"}");
+    }
+    if (!HasSource(*it)) return Refuse(field, "has no source: write where the texts are from");
+    *out = (*it)["value"].get<std::vector<std::string>>();
   }
   bool Has(const char* field) {
     known_.insert(field);
@@ -79,6 +90,11 @@ class Reader {
   }
 
  private:
+  static bool HasSource(const Json& field) {
+    const auto source = field.find("source");
+    return source != field.end() && source->is_string() &&
+           !source->get_ref<const std::string&>().empty();
+  }
   void Refuse(const char* field, const std::string& why) {
     status_ = absl::InvalidArgumentError(absl::StrCat(file_, ": ", field, " ", why));
   }
@@ -91,11 +107,12 @@ class Reader {
 
 }  // namespace
 
-absl::StatusOr<planner::Device> ParseDevice(std::string_view json, const std::string& name,
-                                            const std::string& file) {
-  planner::Device device{.name = name};
+absl::StatusOr<Device> ParseDevice(std::string_view json, const std::string& name,
+                                   const std::string& file) {
+  Device device{.name = name};
   Reader reader(json, file);
   reader.Title(&device.title);
+  if (reader.Has("products")) reader.Texts("products", &device.products);
   reader.Number("memory_bytes", 1e9, 1e15, &device.memory_bytes);
   reader.Number("memory_bytes_per_second", 1e9, 1e16, &device.memory_bytes_per_second);
   reader.Number("bf16_flops", 1e9, 1e19, &device.bf16_flops);
@@ -117,10 +134,9 @@ absl::StatusOr<double> ParseLink(std::string_view json, const std::string& file)
   return bytes_per_second;
 }
 
-absl::StatusOr<planner::ExchangeLibrary> ParseExchangeLibrary(std::string_view json,
-                                                              const std::string& name,
-                                                              const std::string& file) {
-  planner::ExchangeLibrary library{.name = name};
+absl::StatusOr<ExchangeLibrary> ParseExchangeLibrary(std::string_view json, const std::string& name,
+                                                     const std::string& file) {
+  ExchangeLibrary library{.name = name};
   Reader reader(json, file);
   reader.Title(&library.title);
   reader.Boolean("started_by_device", &library.started_by_device);
@@ -166,4 +182,4 @@ absl::StatusOr<double> ParseLinkSpeed(absl::string_view text) {
                                                  "' is no speed such as 400Gb/s or 50GB/s"));
 }
 
-}  // namespace moe::cli
+}  // namespace moe::planner
