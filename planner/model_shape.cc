@@ -1,8 +1,20 @@
 #include "planner/model_shape.h"
 
+#include <limits>
+
 #include "absl/strings/str_cat.h"
 
 namespace moe::planner {
+namespace {
+
+// Sizes come from files before CheckShape has seen them: what is beyond an int64 becomes the
+// largest one, which it refuses. Exact below 2^53.
+int64_t Saturated(double number) {
+  constexpr double kMost = 9e18;
+  return number < kMost ? static_cast<int64_t>(number) : std::numeric_limits<int64_t>::max();
+}
+
+}  // namespace
 
 int64_t ModelShape::total_params() const {
   return num_layers * attention_params + num_dense_layers * dense_params() +
@@ -20,32 +32,33 @@ void SetGroupedQueryAttention(int num_heads, int num_kv_heads, int head_dim, Mod
   shape->num_heads = num_heads;
   shape->num_kv_heads = num_kv_heads;
   // q and o, k and v.
-  shape->attention_params = int64_t{2} * shape->hidden * head_dim * (num_heads + num_kv_heads);
+  shape->attention_params =
+      Saturated(2.0 * shape->hidden * head_dim * (static_cast<double>(num_heads) + num_kv_heads));
   shape->kv_values_per_token = int64_t{2} * num_kv_heads * head_dim;
   // q times k and probabilities times v, a multiplication and an addition each.
   shape->attention_flops_per_kv = 4.0 * num_heads * head_dim;
 }
 
 void SetLatentAttention(const LatentAttention& attention, ModelShape* shape) {
-  const int64_t heads = attention.num_heads;
-  const int64_t query_dim = heads * (attention.nope_dim + attention.rope_dim);
-  const int64_t query_params = attention.q_lora_rank > 0
-                                   ? attention.q_lora_rank * (shape->hidden + query_dim)
-                                   : shape->hidden * query_dim;
-  const int64_t compressed = attention.kv_lora_rank + attention.rope_dim;
+  const double heads = attention.num_heads;
+  const double hidden = shape->hidden;
+  const double nope_dim = attention.nope_dim;
+  const double rank = attention.kv_lora_rank;
+  const double query_dim = heads * (nope_dim + attention.rope_dim);
+  const double query_params =
+      attention.q_lora_rank > 0 ? attention.q_lora_rank * (hidden + query_dim) : hidden * query_dim;
+  const double compressed = rank + attention.rope_dim;
   shape->num_heads = attention.num_heads;
   shape->num_kv_heads = 1;
-  shape->attention_params =
-      query_params + shape->hidden * compressed +
-      attention.kv_lora_rank * heads * (attention.nope_dim + attention.value_dim) +
-      heads * attention.value_dim * shape->hidden;
-  shape->kv_values_per_token = compressed;
-  shape->attention_flops_per_kv =
-      2.0 * static_cast<double>(heads) * static_cast<double>(compressed + attention.kv_lora_rank);
+  shape->attention_params = Saturated(query_params + hidden * compressed +
+                                      rank * heads * (nope_dim + attention.value_dim) +
+                                      heads * attention.value_dim * hidden);
+  shape->kv_values_per_token = Saturated(compressed);
+  shape->attention_flops_per_kv = 2.0 * heads * (compressed + rank);
 }
 
 absl::Status CheckShape(const ModelShape& shape) {
-  // Above any published model; products of three sizes stay within an int64.
+  // Above any published model; products of two sizes stay within an int64.
   constexpr int64_t kMaxSize = int64_t{1} << 20;
   constexpr int64_t kMaxCount = 4096;
   struct Size {
@@ -74,6 +87,19 @@ absl::Status CheckShape(const ModelShape& shape) {
                                                      "; it must be from ", size.min, " to ",
                                                      size.max));
     }
+  }
+  // A thousand times the largest that was published. Only below it total_params counts right.
+  constexpr double kMaxParams = 1e15;
+  const double params =
+      static_cast<double>(shape.num_layers) * static_cast<double>(shape.attention_params) +
+      static_cast<double>(shape.num_dense_layers) * static_cast<double>(shape.dense_params()) +
+      static_cast<double>(shape.num_moe_layers()) *
+          (static_cast<double>(shape.num_experts) * static_cast<double>(shape.expert_params()) +
+           static_cast<double>(shape.shared_params() + shape.router_params())) +
+      2.0 * static_cast<double>(shape.vocab_params());
+  if (params > kMaxParams) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the model's sizes make ", params, " parameters; at most ", kMaxParams, " are known here"));
   }
   return absl::OkStatus();
 }

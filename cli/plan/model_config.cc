@@ -1,5 +1,8 @@
 #include "cli/plan/model_config.h"
 
+#include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +15,14 @@ namespace {
 
 using Json = nlohmann::json;
 using planner::ModelShape;
+
+// What stands in the file may be a megabyte.
+std::string Short(const Json& value) {
+  constexpr size_t kMaxBytes = 80;
+  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);
+  if (text.size() > kMaxBytes) text = text.substr(0, kMaxBytes) + "...";
+  return text;
+}
 
 // Reads sizes. The first error is kept and later reads give the fallback.
 class Sizes {
@@ -38,7 +49,7 @@ class Sizes {
     }
     status_ = absl::InvalidArgumentError(
         absl::StrCat("config.json: ", field,
-                     it == config_.end() ? " is missing" : absl::StrCat(" is ", it->dump()),
+                     it == config_.end() ? " is missing" : absl::StrCat(" is ", Short(*it)),
                      "; it must be an integer from 0 to ", kMax));
     return 1;
   }
@@ -66,7 +77,10 @@ void ReadQwen3(Sizes* sizes, ModelShape* shape) {
 void ReadDeepSeek(Sizes* sizes, ModelShape* shape) {
   shape->num_experts = sizes->Get("n_routed_experts");
   shape->expert_intermediate = sizes->Get("moe_intermediate_size");
-  shape->shared_intermediate = sizes->Get("n_shared_experts", 0) * shape->expert_intermediate;
+  // CheckShape refuses the largest number.
+  shape->shared_intermediate = static_cast<int>(
+      std::min<int64_t>(int64_t{sizes->Get("n_shared_experts", 0)} * shape->expert_intermediate,
+                        std::numeric_limits<int>::max()));
   shape->num_dense_layers = sizes->Get("first_k_dense_replace", 0);
   shape->dense_intermediate = shape->num_dense_layers > 0 ? sizes->Get("intermediate_size") : 0;
   SetLatentAttention({.num_heads = sizes->Get("num_attention_heads"),
@@ -89,7 +103,7 @@ absl::Status CheckEveryLayerHasExperts(const Json& config) {
   for (const char* field : {"decoder_sparse_step", "moe_layer_freq"}) {
     if (config.contains(field) && config[field] != 1) {
       return absl::UnimplementedError(absl::StrCat("config.json: ", field, " is ",
-                                                   config[field].dump(), "; only 1 is known here"));
+                                                   Short(config[field]), "; only 1 is known here"));
     }
   }
   return absl::OkStatus();
@@ -126,6 +140,7 @@ absl::StatusOr<ModelShape> FromOlmoe(std::string_view config_json, const std::st
                    .tied_embeddings = config->tie_word_embeddings,
                    .max_positions = config->max_positions};
   SetGroupedQueryAttention(config->num_heads, config->num_kv_heads, config->head_dim, &shape);
+  if (absl::Status status = CheckShape(shape); !status.ok()) return status;
   return shape;
 }
 

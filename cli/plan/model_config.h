@@ -4,7 +4,7 @@
 // Mixtral, Qwen3-MoE and DeepSeek-V2 and V3, which can be planned for but not served, only sizes
 // are read.
 //
-// Tested by tests/cli/plan/model_config_test.cc.
+// Tested by tests/cli/plan/model_config_test.cc, fuzzed by tests/fuzz/model_shape_fuzz.cc.
 #ifndef MOE_CLI_PLAN_MODEL_CONFIG_H_
 #define MOE_CLI_PLAN_MODEL_CONFIG_H_
 

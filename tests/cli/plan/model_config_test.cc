@@ -113,5 +113,31 @@ TEST(ModelConfigTest, WhatCannotBePlannedForIsRefusedByName) {
   EXPECT_FALSE(ParseModelShape("{}", "x").ok());
 }
 
+TEST(ModelConfigTest, SizesBeyondAnyModelAreRefusedAndOverflowNothing) {
+  constexpr int kLargest = 1 << 24;
+  for (const char* field : {"hidden_size", "moe_intermediate_size", "n_shared_experts",
+                            "num_attention_heads", "kv_lora_rank"}) {
+    Json config = DeepSeek();
+    config[field] = kLargest;
+    EXPECT_FALSE(ParseModelShape(config.dump(), "m").ok()) << field;
+  }
+  Json all = Qwen3();
+  for (const char* field : {"hidden_size", "moe_intermediate_size"}) all[field] = 1 << 20;
+  for (const char* field : {"num_experts", "num_hidden_layers"}) all[field] = 4096;
+  EXPECT_THAT(std::string(ParseModelShape(all.dump(), "m").status().message()),
+              HasSubstr("the model's sizes make"));
+  all["num_attention_heads"] = all["head_dim"] = all["hidden_size"] = kLargest;
+  EXPECT_FALSE(ParseModelShape(all.dump(), "m").ok());
+}
+
+TEST(ModelConfigTest, AMessageIsShortWhateverTheFileHolds) {
+  Json config = Qwen3();
+  config["hidden_size"] = Json(std::vector<int>(100000, 1));
+  EXPECT_LT(ParseModelShape(config.dump(), "m").status().message().size(), 400);
+  config = Qwen3();
+  config["decoder_sparse_step"] = std::string(100000, 'x');
+  EXPECT_LT(ParseModelShape(config.dump(), "m").status().message().size(), 400);
+}
+
 }  // namespace
 }  // namespace moe::cli
