@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "controller/api/layout_decision.h"
 #include "nlohmann/json.hpp"
 
 namespace moe::api {
@@ -29,7 +30,7 @@ struct ModelSpec {
 };
 
 struct ParallelismSpec {
-  bool automatic = false;  // mode: Auto; `expert` is then decided from the model
+  bool automatic = false;  // mode: Auto; status.decision then has the layout
   int expert = 0;
   int tensor = 1;    // more than 1 is not built
   int pipeline = 1;  // more than 1 is not built
@@ -124,6 +125,20 @@ struct Condition {
   friend bool operator==(const Condition&, const Condition&) = default;
 };
 
+// What a layout is planned from, beside the counts of ModelStatus.
+struct ModelShapeStatus {
+  int hidden = 0;
+  int intermediate = 0;  // of one expert
+  int num_heads = 0;
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  int vocab_size = 0;
+  int max_positions = 0;
+  bool tied_embeddings = false;
+
+  friend bool operator==(const ModelShapeStatus&, const ModelShapeStatus&) = default;
+};
+
 // What is known of the model's files, from the inspect pod.
 struct ModelStatus {
   std::string uri;  // of which this was read
@@ -131,6 +146,10 @@ struct ModelStatus {
   int num_experts = 0;
   int top_k = 0;
   uint64_t weight_bytes = 0;
+  // Empty: read by an operator that did not ask for it, or `shape_missing`: by a worker image that
+  // does not tell it.
+  std::optional<ModelShapeStatus> shape = {};
+  bool shape_missing = false;
 
   friend bool operator==(const ModelStatus&, const ModelStatus&) = default;
 };
@@ -238,6 +257,7 @@ struct MoEDeploymentStatus {
   std::string url;
   std::string hpa_pod_selector;
   std::optional<ModelStatus> model;
+  std::optional<LayoutDecision> decision;  // of mode: Auto
   std::vector<GroupStatus> groups;
   // Of groups that were removed, so that a later one repeats neither a pod's name nor an epoch.
   int next_incarnation = 0;                       // of a new group's pods
@@ -259,6 +279,8 @@ struct MoEDeployment {
   int64_t generation = 0;
   bool deleting = false;
   bool paused = false;  // annotation moe-operator.dev/paused: "true"
+  // Annotation moe-operator.dev/adopt-layout: a proposal of mode: Auto that is to be taken.
+  std::string adopt_layout;
   absl::Time created_at;
   MoEDeploymentSpec spec;
   MoEDeploymentStatus status;

@@ -16,7 +16,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "controller/api/bounded_text.h"
 #include "controller/api/field_reader.h"
+#include "controller/api/layout_decision_json.h"
 #include "controller/api/status_json.h"
 
 namespace moe::api {
@@ -248,6 +250,10 @@ void ReadMetadata(const FieldReader& fields, MoEDeployment* deployment) {
   deployment->deleting = fields.Has("deletionTimestamp");
   const Json* paused = fields.Object("annotations").Find("moe-operator.dev/paused");
   deployment->paused = paused != nullptr && *paused == "true";
+  const Json* adopt = fields.Object("annotations").Find("moe-operator.dev/adopt-layout");
+  if (adopt != nullptr && adopt->is_string()) {
+    deployment->adopt_layout = HeadOf(adopt->get_ref<const std::string&>(), kMaxDecisionText);
+  }
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "controller/api/bounded_text.h"
 #include "controller/api/field_reader.h"
+#include "controller/api/layout_decision_json.h"
 #include "controller/api/number_list.h"
 #include "controller/api/parse.h"
 #include "controller/api/timestamp.h"
@@ -105,11 +106,24 @@ Json ToJson(const RevisionStatus& revision) {
           {"stepDeadlineSeconds", engine.step_deadline_seconds}};
 }
 
+Json ToJson(const ModelShapeStatus& shape) {
+  return {{"hiddenSize", shape.hidden},          {"expertIntermediateSize", shape.intermediate},
+          {"numHeads", shape.num_heads},         {"numKvHeads", shape.num_kv_heads},
+          {"headDim", shape.head_dim},           {"vocabSize", shape.vocab_size},
+          {"maxPositions", shape.max_positions}, {"tiedEmbeddings", shape.tied_embeddings}};
+}
+
 Json ToJson(const ModelStatus& model) {
   Json json = {{"numLayers", model.num_layers}, {"numExperts", model.num_experts}};
   Put(&json, "uri", model.uri);
   json["topK"] = model.top_k;
   Put(&json, "weightBytes", model.weight_bytes);
+  if (model.shape.has_value()) {
+    json["shape"] = ToJson(*model.shape);
+  }
+  if (model.shape_missing) {
+    json["shapeMissing"] = true;
+  }
   return json;
 }
 
@@ -182,6 +196,9 @@ Json WithoutRanks(const MoEDeploymentStatus& status, const TextLimits& limits) {
   Put(&json, "hpaPodSelector", status.hpa_pod_selector);
   if (status.model.has_value()) {
     json["model"] = ToJson(*status.model);
+  }
+  if (status.decision.has_value()) {
+    json["decision"] = api::ToJson(*status.decision);
   }
   for (const GroupStatus& group : status.groups) {
     json["groups"].push_back(ToJson(group, limits));
@@ -301,12 +318,27 @@ void Read(const FieldReader& fields, RevisionStatus* revision) {
   fields.Number("stepDeadlineSeconds", &engine.step_deadline_seconds);
 }
 
+void Read(const FieldReader& fields, ModelShapeStatus* shape) {
+  fields.Integer("hiddenSize", 0, kMaxInt, &shape->hidden);
+  fields.Integer("expertIntermediateSize", 0, kMaxInt, &shape->intermediate);
+  fields.Integer("numHeads", 0, kMaxInt, &shape->num_heads);
+  fields.Integer("numKvHeads", 0, kMaxInt, &shape->num_kv_heads);
+  fields.Integer("headDim", 0, kMaxInt, &shape->head_dim);
+  fields.Integer("vocabSize", 0, kMaxInt, &shape->vocab_size);
+  fields.Integer("maxPositions", 0, kMaxInt, &shape->max_positions);
+  fields.Boolean("tiedEmbeddings", &shape->tied_embeddings);
+}
+
 void Read(const FieldReader& fields, ModelStatus* model) {
   fields.String("uri", kMaxText, &model->uri);
   fields.Integer("numLayers", 0, kMaxInt, &model->num_layers);
   fields.Integer("numExperts", 0, kMaxInt, &model->num_experts);
   fields.Integer("topK", 0, kMaxInt, &model->top_k);
   fields.Count("weightBytes", &model->weight_bytes);
+  if (fields.Has("shape")) {
+    Read(fields.Object("shape"), &model->shape.emplace());
+  }
+  fields.Boolean("shapeMissing", &model->shape_missing);
 }
 
 void Read(const FieldReader& fields, FailureStatus* failure) {
@@ -393,6 +425,9 @@ absl::StatusOr<MoEDeploymentStatus> StatusFromJson(const Json& json) {
   fields.String("url", kMaxText, &status.url);
   fields.String("hpaPodSelector", kMaxText, &status.hpa_pod_selector);
   ReadOptional(fields, "model", &status.model);
+  if (fields.Has("decision")) {
+    api::Read(fields.Object("decision"), &status.decision.emplace());
+  }
   for (const FieldReader& entry : fields.Objects("groups", kMaxGroups)) {
     Read(entry, &status.groups.emplace_back());
   }

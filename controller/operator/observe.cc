@@ -169,6 +169,29 @@ std::string ProblemOf(const Json& pod) {
   return absl::StrCat(waiting.reason, waiting.message.empty() ? "" : ": ", waiting.message);
 }
 
+// nullopt: the image is from before shapes were told, or one of the numbers makes no sense.
+std::optional<api::ModelShapeStatus> ParseShape(const Json& report) {
+  constexpr int64_t kMost = 1 << 24;
+  api::ModelShapeStatus shape;
+  struct Size {
+    const char* name;
+    int* out;
+  };
+  for (const Size& size :
+       {Size{"hidden", &shape.hidden}, Size{"intermediate", &shape.intermediate},
+        Size{"num_heads", &shape.num_heads}, Size{"num_kv_heads", &shape.num_kv_heads},
+        Size{"head_dim", &shape.head_dim}, Size{"vocab_size", &shape.vocab_size},
+        Size{"max_positions", &shape.max_positions}}) {
+    const std::optional<int64_t> number = IntAt(report, {"shape", size.name});
+    if (!number.has_value() || *number < 1 || *number > kMost) return std::nullopt;
+    *size.out = static_cast<int>(*number);
+  }
+  const Json* tied = At(report, {"shape", "tied_embeddings"});
+  if (tied == nullptr || !tied->is_boolean()) return std::nullopt;
+  shape.tied_embeddings = tied->get<bool>();
+  return shape;
+}
+
 // The line that `moe-worker --inspect` leaves behind.
 std::optional<api::ModelStatus> ParseInspection(const std::string& text, const std::string& uri) {
   const Json report = Json::parse(text, nullptr, /*allow_exceptions=*/false);
@@ -181,11 +204,14 @@ std::optional<api::ModelStatus> ParseInspection(const std::string& text, const s
     if (!number.has_value() || *number < 1 || *number > kMost) return std::nullopt;
   }
   if (!weight_bytes.has_value() || *weight_bytes < 0) return std::nullopt;
-  return api::ModelStatus{.uri = uri,
-                          .num_layers = static_cast<int>(*num_layers),
-                          .num_experts = static_cast<int>(*num_experts),
-                          .top_k = static_cast<int>(*top_k),
-                          .weight_bytes = static_cast<uint64_t>(*weight_bytes)};
+  api::ModelStatus model{.uri = uri,
+                         .num_layers = static_cast<int>(*num_layers),
+                         .num_experts = static_cast<int>(*num_experts),
+                         .top_k = static_cast<int>(*top_k),
+                         .weight_bytes = static_cast<uint64_t>(*weight_bytes),
+                         .shape = ParseShape(report)};
+  model.shape_missing = !model.shape.has_value();
+  return model;
 }
 
 ObservedGroup::Phase PhaseOf(coordinator::v1::GroupState::Phase phase) {

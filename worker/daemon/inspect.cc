@@ -39,6 +39,14 @@ absl::StatusOr<ModelFacts> InspectModel(const std::string& model_dir) {
   facts.num_layers = files->config.num_layers;
   facts.num_experts = files->config.num_experts;
   facts.top_k = files->config.top_k;
+  facts.hidden = files->config.hidden;
+  facts.intermediate = files->config.intermediate;
+  facts.num_heads = files->config.num_heads;
+  facts.num_kv_heads = files->config.num_kv_heads;
+  facts.head_dim = files->config.head_dim;
+  facts.vocab_size = files->config.vocab_size;
+  facts.max_positions = files->config.max_positions;
+  facts.tied_embeddings = files->config.tie_word_embeddings;
   for (const model::ModelTensor& tensor : files->tensors) {
     const uint64_t stored = tensor.info.end - tensor.info.begin;
     facts.weight_bytes += tensor.info.dtype == model::DType::kF32 ? stored / 2 : stored;
@@ -48,7 +56,13 @@ absl::StatusOr<ModelFacts> InspectModel(const std::string& model_dir) {
 
 std::string ToJsonLine(const ModelFacts& facts) {
   return absl::StrCat("{\"num_layers\":", facts.num_layers, ",\"num_experts\":", facts.num_experts,
-                      ",\"top_k\":", facts.top_k, ",\"weight_bytes\":", facts.weight_bytes, "}");
+                      ",\"top_k\":", facts.top_k, ",\"weight_bytes\":", facts.weight_bytes,
+                      ",\"shape\":{\"hidden\":", facts.hidden,
+                      ",\"intermediate\":", facts.intermediate, ",\"num_heads\":", facts.num_heads,
+                      ",\"num_kv_heads\":", facts.num_kv_heads, ",\"head_dim\":", facts.head_dim,
+                      ",\"vocab_size\":", facts.vocab_size,
+                      ",\"max_positions\":", facts.max_positions,
+                      ",\"tied_embeddings\":", facts.tied_embeddings ? "true" : "false", "}}");
 }
 
 int RunInspect(const std::string& model_dir, const std::string& termination_log) {

@@ -23,7 +23,27 @@ MoEDeploymentStatus FullStatus() {
   status.epoch = 9;
   status.url = "http://a.b.svc";
   status.hpa_pod_selector = "moe-operator.dev/slot=0";
-  status.model = ModelStatus{"pvc://a/b", 16, 64, 8, 13800000000};
+  status.model = ModelStatus{
+      "pvc://a/b", 16,          64,
+      8,           13800000000, ModelShapeStatus{2048, 1024, 16, 4, 128, 50304, 4096, true},
+      true};
+  const LayoutFigures figures{64, 1.933, 33113, 410.25, 31100000000, "latency of the exchange"};
+  LayoutDecision& decision = status.decision.emplace();
+  decision.choice = {"EP4_TP1_PP1_DP1+A2", 4, 2, true, 4, figures, ""};
+  decision.basis = "Planned";
+  decision.because = "it is the best";
+  decision.gpus = "8 x A on 1 node";
+  decision.assumptions = "64 sequences";
+  decision.alternatives = {{"EP8_TP1_PP1_DP1", 8, 8, false, 8, figures, "worker.gpusPerPod: 8"},
+                           {"EP2_TP1_PP1_DP1", 2, 2, false, 2, std::nullopt, ""}};
+  decision.plain_replicas = PlainReplicas{true, 4, figures, "why"};
+  decision.proposed = LayoutChoice{"EP8_TP1_PP1_DP1", 8, 8, false, 8, figures, ""};
+  decision.proposed_gpus = "16 x A on 2 nodes";
+  decision.review_problem = "no GPUs";
+  decision.decided_at = time;
+  decision.spec_key = "0123";
+  decision.inputs_key = "4567";
+  decision.adoption_seen = "EP4_TP1_PP1_DP1+A2";
   GroupStatus& group = status.groups.emplace_back();
   group.index = 2;
   group.revision = "abc";

@@ -33,5 +33,35 @@ TEST(Strategy, NamesWhatMultipliesToTheWorkers) {
   EXPECT_EQ(StrategyString(8, 1, 1, 2), "EP8_TP1_PP1_DP2");
 }
 
+TEST(DescribeChoice, HasWhatIsKnown) {
+  LayoutChoice choice{.layout = "EP8_TP1_PP1_DP1+A4", .expert = 8, .attention_ranks = 4};
+  EXPECT_EQ(DescribeChoice(choice), "EP8_TP1_PP1_DP1+A4");
+  choice.num_gpus = 16;
+  choice.figures = LayoutFigures{.sequences = 64,
+                                 .pass_milliseconds = 1.934,
+                                 .tokens_per_second = 33113,
+                                 .requests_per_second = 410.25,
+                                 .gpu_memory_bytes = 31100000000,
+                                 .limited_by = "latency of the exchange"};
+  choice.needs = "worker.gpusPerPod: 8";
+  EXPECT_EQ(DescribeChoice(choice),
+            "EP8_TP1_PP1_DP1+A4 on 16 GPUs: 1.93 ms a pass, 33113 tokens/s, 410.25 requests/s, "
+            "31.1 GB on a GPU, limited by latency of the exchange; needs worker.gpusPerPod: 8");
+}
+
+TEST(SameLayout, GoesByWhatAGroupIs) {
+  const LayoutChoice one{.layout = "a", .expert = 8, .attention_ranks = 4, .num_gpus = 8};
+  LayoutChoice other{.layout = "b", .expert = 8, .attention_ranks = 4, .num_gpus = 16};
+  EXPECT_TRUE(SameLayout(one, other));
+  other.replicated_attention = true;
+  EXPECT_FALSE(SameLayout(one, other));
+  other = one;
+  other.attention_ranks = 8;
+  EXPECT_FALSE(SameLayout(one, other));
+  other = one;
+  other.expert = 16;
+  EXPECT_FALSE(SameLayout(one, other));
+}
+
 }  // namespace
 }  // namespace moe::api

@@ -267,6 +267,18 @@ TEST(ParseMoEDeployment, OnlyTheTextTruePauses) {
   }
 }
 
+TEST(ParseMoEDeployment, TheLayoutToAdoptIsATextOfABoundedSize) {
+  Json object = Object(SmallSpec());
+  Json& annotations = object["metadata"]["annotations"];
+  EXPECT_EQ(ParseMoEDeployment(object)->deployment.adopt_layout, "");
+  annotations["moe-operator.dev/adopt-layout"] = "EP8_TP1_PP1_DP1+A4";
+  EXPECT_EQ(ParseMoEDeployment(object)->deployment.adopt_layout, "EP8_TP1_PP1_DP1+A4");
+  annotations["moe-operator.dev/adopt-layout"] = std::string(100000, 'x');
+  EXPECT_EQ(ParseMoEDeployment(object)->deployment.adopt_layout.size(), 512);
+  annotations["moe-operator.dev/adopt-layout"] = 8;
+  EXPECT_EQ(ParseMoEDeployment(object)->deployment.adopt_layout, "");
+}
+
 TEST(ParseMoEDeployment, AWrongSpecLeavesMetadataAndStatus) {
   Json object = Object({{"replicas", 3}});
   object["status"] = {{"term", 7}};

@@ -147,6 +147,16 @@ TEST(StatusJson, OfAMessageTheBeginningIsKept) {
   EXPECT_THAT(message, testing::StartsWith("it says: "));
 }
 
+TEST(StatusJson, TextsOfADecisionAreCut) {
+  MoEDeploymentStatus status = FullStatus();
+  status.decision->because = std::string(5000, 'x');
+  status.decision->alternatives[0].needs = std::string(5000, '"');
+  const MoEDeploymentStatus read = Again(status);
+  EXPECT_EQ(read.decision->because.size(), 512);
+  EXPECT_EQ(read.decision->alternatives[0].needs.size(), 512);
+  EXPECT_TRUE(SameStatus(status, read));
+}
+
 TEST(StatusJson, AnyBytesOfALogBecomeText) {
   MoEDeploymentStatus status = FullStatus();
   status.last_failure->last_log =
@@ -198,6 +208,11 @@ TEST(StatusJson, ErrorsNameTheField) {
       {R"({"groups": [{"incarnations": [0, 1]}]})", "incarnations: must be a string"},
       {R"({"lastFailure": {"at": "x"}})", "status.lastFailure.at: 'x' is no time"},
       {R"({"conditions": [{"observedGeneration": -1}]})", "conditions[0].observedGeneration"},
+      {R"({"decision": {"chosen": {"expert": "8"}}})", "status.decision.chosen.expert: must be"},
+      {R"({"decision": {"alternatives": [{}, {"figures": {"gpuMemoryBytes": -1}}]}})",
+       "status.decision.alternatives[1].figures.gpuMemoryBytes"},
+      {R"({"decision": {"alternatives": [{}, {}, {}, {}]}})", "status.decision.alternatives"},
+      {R"({"model": {"shape": {"hiddenSize": -1}}})", "status.model.shape.hiddenSize"},
       {R"({"expertLoad": {"maxOverMean": "x"}})",
        "status.expertLoad.maxOverMean: must be a number"},
   };

@@ -220,6 +220,50 @@ TEST(ObserveInspectionTest, ReadsTheReportOrTheProblem) {
   EXPECT_FALSE(ObserveInspection(nullptr).exists);
 }
 
+TEST(ObserveInspectionTest, AReportHasTheShapeOrSaysThatItIsMissing) {
+  const Json whole = Json::parse(
+      R"({"num_layers":16,"num_experts":64,"top_k":8,"weight_bytes":100,
+          "shape":{"hidden":2048,"intermediate":1024,"num_heads":16,"num_kv_heads":4,"head_dim":128,
+                   "vocab_size":50304,"max_positions":4096,"tied_embeddings":true}})");
+  const auto observe = [](const Json& report) {
+    Json pod = Pod("{}", R"({"phase": "Succeeded", "containerStatuses": [
+        {"name": "worker", "state": {"terminated": {"exitCode": 0}}}]})");
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = report.dump();
+    const ObservedInspection inspection = ObserveInspection(&pod);
+    EXPECT_TRUE(inspection.result.has_value()) << report;
+    return inspection.result.value_or(api::ModelStatus());
+  };
+  const api::ModelStatus model = observe(whole);
+  EXPECT_EQ(model.shape, (api::ModelShapeStatus{2048, 1024, 16, 4, 128, 50304, 4096, true}));
+  EXPECT_FALSE(model.shape_missing);
+
+  struct Case {
+    const char* name;
+    const char* pointer;
+    Json value;  // null: the field is taken out
+  };
+  for (const Case& test_case :
+       {Case{"an image from before shapes", "/shape", nullptr},
+        Case{"a shape that is none", "/shape", "large"},
+        Case{"a size is missing", "/shape/num_kv_heads", nullptr},
+        Case{"a size is zero", "/shape/hidden", 0},
+        Case{"a size is beyond any model", "/shape/vocab_size", int64_t{1} << 40},
+        Case{"a size is no number", "/shape/head_dim", "128"},
+        Case{"a flag is no flag", "/shape/tied_embeddings", 1}}) {
+    Json report = whole;
+    const Json::json_pointer pointer(test_case.pointer);
+    if (test_case.value.is_null()) {
+      report[pointer.parent_pointer()].erase(pointer.back());
+    } else {
+      report[pointer] = test_case.value;
+    }
+    const api::ModelStatus without = observe(report);
+    EXPECT_EQ(without.num_experts, 64) << test_case.name;
+    EXPECT_FALSE(without.shape.has_value()) << test_case.name;
+    EXPECT_TRUE(without.shape_missing) << test_case.name;
+  }
+}
+
 TEST(ObserveGatewayTest, CountsReplicasAndFindsTheProblem) {
   const Json deployment =
       Json::parse(R"({"spec": {"replicas": 2}, "status": {"readyReplicas": 1, "conditions": []}})");

@@ -50,13 +50,34 @@ TEST_F(InspectTest, TheFactsAreThoseThatTheWorkerFindsWhenItLoads) {
     EXPECT_EQ(facts->num_experts, config.num_experts) << name;
     EXPECT_EQ(facts->top_k, config.top_k) << name;
     EXPECT_EQ(facts->weight_bytes, (*checkpoint)->num_weight_bytes()) << name;
+    EXPECT_EQ(facts->hidden, config.hidden) << name;
+    EXPECT_EQ(facts->intermediate, config.intermediate) << name;
+    EXPECT_EQ(facts->num_heads, config.num_heads) << name;
+    EXPECT_EQ(facts->num_kv_heads, config.num_kv_heads) << name;
+    EXPECT_EQ(facts->head_dim, config.head_dim) << name;
+    EXPECT_EQ(facts->vocab_size, config.vocab_size) << name;
+    EXPECT_EQ(facts->max_positions, config.max_positions) << name;
+    EXPECT_EQ(facts->tied_embeddings, config.tie_word_embeddings) << name;
   }
 }
 
 TEST_F(InspectTest, TheLineIsJson) {
   EXPECT_EQ(
-      ToJsonLine({.num_layers = 16, .num_experts = 64, .top_k = 8, .weight_bytes = 13838323712}),
-      R"({"num_layers":16,"num_experts":64,"top_k":8,"weight_bytes":13838323712})");
+      ToJsonLine({.num_layers = 16,
+                  .num_experts = 64,
+                  .top_k = 8,
+                  .weight_bytes = 13838323712,
+                  .hidden = 2048,
+                  .intermediate = 1024,
+                  .num_heads = 16,
+                  .num_kv_heads = 4,
+                  .head_dim = 128,
+                  .vocab_size = 50304,
+                  .max_positions = 4096,
+                  .tied_embeddings = true}),
+      R"({"num_layers":16,"num_experts":64,"top_k":8,"weight_bytes":13838323712,"shape":{"hidden":2048,)"
+      R"("intermediate":1024,"num_heads":16,"num_kv_heads":4,"head_dim":128,"vocab_size":50304,)"
+      R"("max_positions":4096,"tied_embeddings":true}})");
 }
 
 TEST_F(InspectTest, TheKubeletsFileGetsTheLine) {
