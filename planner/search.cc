@@ -57,6 +57,8 @@ void AddExchanges(Layout layout, std::vector<Layout>* layouts) {
   }
 }
 
+}  // namespace
+
 std::vector<Layout> AllLayouts(const Scenario& scenario) {
   std::vector<Layout> layouts;
   const ModelShape& model = scenario.model;
@@ -82,8 +84,6 @@ std::vector<Layout> AllLayouts(const Scenario& scenario) {
   }
   return layouts;
 }
-
-}  // namespace
 
 absl::StatusOr<SearchResult> Rank(const Scenario& scenario, const std::vector<Layout>& layouts) {
   absl::Status status = CheckScenario(scenario);

@@ -29,6 +29,9 @@ struct SearchResult {
   int num_layouts = 0;  // looked at, refused ones included
 };
 
+// What Search looks at, in its order. REQUIRES: the scenario passed CheckScenario.
+std::vector<Layout> AllLayouts(const Scenario& scenario);
+
 // Fails with CheckScenario's error. `ranked` may be empty: then `refused` says why.
 absl::StatusOr<SearchResult> Search(const Scenario& scenario);
 

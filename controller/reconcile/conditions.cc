@@ -28,11 +28,13 @@ struct Says {
 
 class Conditions {
  public:
-  Conditions(Decision* decision, const ModelState& model, const Target& target)
+  Conditions(Decision* decision, const ModelState& model, const AutoState& automatic,
+             const Target& target)
       : decision_(decision),
         in_(decision->in),
         status_(decision->status),
         model_(model),
+        automatic_(automatic),
         target_(target) {
     for (const api::GroupStatus& group : status_.groups) {
       if (group.phase != kDraining) {
@@ -57,6 +59,7 @@ class Conditions {
     Set("UpdateInProgress", UpdateInProgress());
     Set("Ready", ready);
     DescribeExperiment();
+    DescribeLayout();
   }
 
  private:
@@ -88,6 +91,32 @@ class Conditions {
     }
   }
 
+  // There only with mode: Auto.
+  void DescribeLayout() {
+    if (!in_.spec_status.ok()) {
+      return;
+    }
+    if (!spec().parallelism.automatic) {
+      api::RemoveCondition(&status_.conditions, "LayoutDecided");
+      api::RemoveCondition(&status_.conditions, "PlainReplicasBetter");
+      return;
+    }
+    if (automatic_.decided) {
+      Set("LayoutDecided",
+          {kTrue, status_.decision->basis, LayoutText(in_.deployment, *status_.decision)});
+    } else {
+      const bool waits = automatic_.reason == "WaitingForModel" || automatic_.reason == "Paused";
+      Set("LayoutDecided", {waits ? kUnknown : kFalse, automatic_.reason, automatic_.message});
+    }
+    if (automatic_.decided && status_.decision->plain_replicas.has_value()) {
+      const PlainText text = PlainReplicasText(*status_.decision);
+      Set("PlainReplicasBetter",
+          {status_.decision->plain_replicas->better ? kTrue : kFalse, text.reason, text.message});
+    } else {
+      api::RemoveCondition(&status_.conditions, "PlainReplicasBetter");
+    }
+  }
+
   static std::string Name(const api::GroupStatus& group) {
     return absl::StrCat("group ", group.index);
   }
@@ -107,6 +136,9 @@ class Conditions {
       return {kFalse, "Paused",
               "it is paused: nothing is created until the annotation moe-operator.dev/paused is "
               "removed"};
+    }
+    if (!target_.known && target_.reason != "WaitingForModel") {
+      return {kFalse, target_.reason, target_.message};
     }
     return {kFalse, "WaitingForModel", model_.message};
   }
@@ -386,6 +418,7 @@ class Conditions {
   const Observed& in_;
   api::MoEDeploymentStatus& status_;
   const ModelState& model_;
+  const AutoState& automatic_;
   const Target& target_;
   std::vector<const api::GroupStatus*> staying_;
   Promise promise_;
@@ -393,8 +426,9 @@ class Conditions {
 
 }  // namespace
 
-void DescribeConditions(Decision* decision, const ModelState& model, const Target& target) {
-  Conditions(decision, model, target).Describe();
+void DescribeConditions(Decision* decision, const ModelState& model, const AutoState& automatic,
+                        const Target& target) {
+  Conditions(decision, model, automatic, target).Describe();
 }
 
 }  // namespace moe::reconcile

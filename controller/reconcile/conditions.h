@@ -12,18 +12,24 @@
 //   Degraded           something that should work was lost or can't be kept up
 //   Failed             only a change of the spec helps
 //
+// and only with mode: Auto:
+//   LayoutDecided        there is a layout; with what is proposed instead, and how to take it
+//   PlainReplicasBetter  whole models on the same GPUs would complete more requests
+//
 // Pure. Tested by tests/controller/reconcile/status_test.cc.
 #ifndef MOE_CONTROLLER_RECONCILE_CONDITIONS_H_
 #define MOE_CONTROLLER_RECONCILE_CONDITIONS_H_
 
 #include "controller/reconcile/decision.h"
 #include "controller/reconcile/inspection.h"
+#include "controller/reconcile/layout_decision.h"
 #include "controller/reconcile/revision.h"
 
 namespace moe::reconcile {
 
 // After all else of the status. Also sets status.progress_at.
-void DescribeConditions(Decision* decision, const ModelState& model, const Target& target);
+void DescribeConditions(Decision* decision, const ModelState& model, const AutoState& automatic,
+                        const Target& target);
 
 }  // namespace moe::reconcile
 

@@ -14,6 +14,7 @@
 #include "controller/reconcile/gang.h"
 #include "controller/reconcile/groups.h"
 #include "controller/reconcile/inspection.h"
+#include "controller/reconcile/layout_decision.h"
 #include "controller/reconcile/plan.h"
 #include "controller/reconcile/revision.h"
 #include "controller/reconcile/slots.h"
@@ -153,12 +154,15 @@ Plan DecidePlan(const Observed& observed) {
   Decision decision(observed);
   RecordFailure(&decision);
   ModelState model = {"Unknown", "InvalidSpec", "the spec can't be understood"};
+  AutoState automatic;
   if (observed.spec_status.ok()) {
-    model = observed.deployment.spec.backend == api::Backend::kCpu
+    const api::MoEDeploymentSpec& spec = observed.deployment.spec;
+    model = spec.backend == api::Backend::kCpu || spec.parallelism.automatic
                 ? DecideModel(&decision)
                 : ModelState{"Unknown", "BackendNotBuilt", "no backend is there to load it"};
+    automatic = DecideLayout(&decision);
   }
-  const Target target = DecideTarget(&decision);
+  const Target target = DecideTarget(&decision, automatic);
   if (decision.deleting()) {
     DrainAllGroups(&decision);
   } else if (!decision.frozen() && observed.spec_status.ok()) {
@@ -173,7 +177,7 @@ Plan DecidePlan(const Observed& observed) {
   ForgetRevisions(&decision);
   DescribeGroups(&decision);
   DescribeDeployment(&decision);
-  DescribeConditions(&decision, model, target);
+  DescribeConditions(&decision, model, automatic, target);
   decision.status.observed_generation = observed.deployment.generation;
   return Finish(std::move(decision));
 }

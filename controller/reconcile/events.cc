@@ -36,6 +36,9 @@ class Turns {
       Say("RevisionChanged", absl::StrCat("groups are to be of revision ", new_.revision,
                                           " with the worker image ", new_.worker_image));
     }
+    Layout();
+    ForCondition("LayoutDecided", "False", /*warning=*/true);
+    ForCondition("PlainReplicasBetter", "True", /*warning=*/false);
     ForCondition("Failed", "True", /*warning=*/true);
     ForCondition("Experimental", "True", /*warning=*/true);
     ForCondition("ModelReady", "False", /*warning=*/true);
@@ -77,6 +80,26 @@ class Turns {
       absl::StrAppend(&message, ", exit code ", *failure.exit_code);
     }
     Warn("WorkerFailed", std::move(message));
+  }
+
+  void Layout() {
+    if (!new_.decision.has_value()) {
+      return;
+    }
+    const api::LayoutDecision before = old_.decision.value_or(api::LayoutDecision());
+    const api::LayoutDecision& decision = *new_.decision;
+    if (!SameLayout(before.choice, decision.choice)) {
+      const bool adopted =
+          before.proposed.has_value() && SameLayout(*before.proposed, decision.choice);
+      Say(adopted ? "LayoutAdopted" : "LayoutDecided",
+          absl::StrCat(DescribeChoice(decision.choice), "; ", decision.because));
+    }
+    if (decision.proposed.has_value() &&
+        (!before.proposed.has_value() || !SameLayout(*before.proposed, *decision.proposed))) {
+      Say("LayoutProposed",
+          absl::StrCat("with ", decision.proposed_gpus, ": ", DescribeChoice(*decision.proposed),
+                       "; nothing changes before it is adopted"));
+    }
   }
 
   void Group(const api::GroupStatus& before, const api::GroupStatus& group) {

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "controller/api/conditions.h"
+#include "controller/reconcile/layout_decision.h"
 
 namespace moe::reconcile {
 namespace {
@@ -45,7 +46,13 @@ ModelState DecideModel(Decision* decision) {
   const std::string& uri = decision->in.deployment.spec.model.uri;
   const bool may_act = !decision->frozen() && !decision->deleting();
   const bool of_this_uri = inspection.exists && inspection.uri == uri;
-  if (decision->old.model.has_value() && decision->old.model->uri == uri) {
+  const bool known = decision->old.model.has_value() && decision->old.model->uri == uri;
+  // Another image may tell what an earlier one did not.
+  if (known && decision->generation_changed()) {
+    decision->status.model->shape_missing = false;
+  }
+  const bool wants_shape = known && WantsShape(decision->in.deployment.spec, *decision->old.model);
+  if (known && !wants_shape) {
     // It is kept until what it found is durable.
     if (inspection.exists && !inspection.terminating && may_act) {
       decision->Do(DeleteInspection{inspection.uid});

@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "controller/api/moe_deployment.h"
+#include "controller/reconcile/gpu_inventory.h"
 
 namespace moe::reconcile {
 
@@ -108,6 +109,9 @@ struct Observed {
   std::vector<ObservedPod> pods;      // worker pods of this deployment, terminating ones too
   std::vector<ObservedGroup> groups;  // that the coordinator runs
   ObservedInspection inspection;
+  // Where the deployment's workers may run; empty: the nodes are not known. Only looked at for
+  // mode: Auto on GPUs.
+  std::optional<GpuInventory> gpus;
   ObservedGateway gateway;
   bool children_current = false;  // Service, Deployment, Ingress, budgets are as they should be
   absl::Status children_status;   // of the last attempt to apply them

@@ -11,15 +11,6 @@
 namespace moe::reconcile {
 namespace {
 
-// FNV-1a. It only has to differ for specs that differ.
-uint64_t Hash(absl::string_view text) {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (const char c : text) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  }
-  return hash;
-}
-
 Target Impossible(absl::string_view reason, std::string message) {
   return {.failed = true, .reason = std::string(reason), .message = std::move(message)};
 }
@@ -28,10 +19,20 @@ Target InvalidLayout(std::string message) {
   return Impossible("InvalidLayout", std::move(message));
 }
 
+// What mode: Fixed says.
+api::LayoutChoice AsWritten(const api::ParallelismSpec& parallelism) {
+  api::LayoutChoice choice;
+  choice.expert = parallelism.expert;
+  choice.replicated_attention = parallelism.attention == api::Attention::kReplicated;
+  choice.attention_ranks =
+      choice.replicated_attention ? parallelism.expert : parallelism.attention_ranks.value_or(1);
+  return choice;
+}
+
 // An empty target is fine: `layout` is set.
 Target CheckLayout(const api::MoEDeploymentSpec& spec, const api::ModelStatus& model,
-                   api::RevisionStatus* layout) {
-  const int expert = spec.parallelism.automatic ? model.num_experts : spec.parallelism.expert;
+                   const api::LayoutChoice& choice, api::RevisionStatus* layout) {
+  const int expert = choice.expert;
   const std::string what = absl::StrCat("the model ", model.uri, " has ", model.num_experts,
                                         " experts in each of ", model.num_layers, " layers");
   if (model.num_experts < 1 || model.num_layers < 1) {
@@ -59,9 +60,8 @@ Target CheckLayout(const api::MoEDeploymentSpec& spec, const api::ModelStatus& m
   layout->gpus_per_pod = gpus_per_pod;
   layout->num_layers = model.num_layers;
   layout->num_experts = model.num_experts;
-  layout->replicated_attention = spec.parallelism.attention == api::Attention::kReplicated;
-  layout->attention_ranks =
-      layout->replicated_attention ? expert : spec.parallelism.attention_ranks.value_or(1);
+  layout->replicated_attention = choice.replicated_attention;
+  layout->attention_ranks = choice.attention_ranks;
   layout->engine = spec.engine;
   if (layout->attention_ranks < 1 || layout->attention_ranks > expert) {
     return InvalidLayout(absl::StrCat("parallelism.attentionRanks can be 1 to ", expert,
@@ -71,6 +71,14 @@ Target CheckLayout(const api::MoEDeploymentSpec& spec, const api::ModelStatus& m
 }
 
 }  // namespace
+
+std::string HashOf(absl::string_view text) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : text) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  }
+  return absl::StrFormat("%016x", hash);
+}
 
 // A field that a later version adds belongs in here only where it differs from its default:
 // otherwise the upgrade itself would roll all workers.
@@ -98,10 +106,10 @@ std::string RevisionName(const api::MoEDeploymentSpec& spec, const api::Revision
   }
   const std::string text =
       parts.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
-  return absl::StrFormat("%016x", Hash(text));
+  return HashOf(text);
 }
 
-Target DecideTarget(Decision* decision) {
+Target DecideTarget(Decision* decision, const AutoState& automatic) {
   const Observed& in = decision->in;
   api::MoEDeploymentStatus& status = decision->status;
   const api::MoEDeploymentSpec& spec = in.deployment.spec;
@@ -109,14 +117,23 @@ Target DecideTarget(Decision* decision) {
     return Impossible("InvalidSpec", std::string(in.spec_status.message()));
   }
   if (spec.backend == api::Backend::kCuda) {
-    return Impossible("BackendNotBuilt",
-                      "the CUDA worker is not built; write backend: CPU, which runs everywhere");
+    return Impossible(
+        "BackendNotBuilt",
+        absl::StrCat("the CUDA worker is not built; write backend: CPU, which runs everywhere",
+                     automatic.decided ? "; status.decision has the layout for these GPUs" : ""));
   }
   if (!status.model.has_value() || status.model->uri != spec.model.uri) {
     return {.reason = "WaitingForModel", .message = "the model's files were not read yet"};
   }
+  if (spec.parallelism.automatic && !automatic.decided) {
+    return {.failed = automatic.failed, .reason = automatic.reason, .message = automatic.message};
+  }
   api::RevisionStatus layout;
-  if (Target problem = CheckLayout(spec, *status.model, &layout); problem.failed) {
+  if (Target problem = CheckLayout(
+          spec, *status.model,
+          spec.parallelism.automatic ? status.decision->choice : AsWritten(spec.parallelism),
+          &layout);
+      problem.failed) {
     return problem;
   }
   layout.name = RevisionName(spec, layout, status.worker_image);

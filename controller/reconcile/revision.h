@@ -15,8 +15,12 @@
 #include "absl/strings/string_view.h"
 #include "controller/api/moe_deployment.h"
 #include "controller/reconcile/decision.h"
+#include "controller/reconcile/layout_decision.h"
 
 namespace moe::reconcile {
+
+// Differs for texts that differ (FNV-1a): 16 hexadecimal digits.
+std::string HashOf(absl::string_view text);
 
 // `layout`: its name is not looked at.
 std::string RevisionName(const api::MoEDeploymentSpec& spec, const api::RevisionStatus& layout,
@@ -31,8 +35,9 @@ struct Target {
   std::string message;
 };
 
-// Sets status.revision, .revisions and the images. REQUIRES: status.model was brought up to date.
-Target DecideTarget(Decision* decision);
+// Sets status.revision, .revisions and the images. REQUIRES: status.model and status.decision were
+// brought up to date.
+Target DecideTarget(Decision* decision, const AutoState& automatic);
 
 // Keeps of status.revisions the present one and those of groups.
 void ForgetRevisions(Decision* decision);
