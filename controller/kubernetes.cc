@@ -154,6 +154,9 @@ CLI::App* AddKubernetes(CLI::App* parent, KubernetesFlags* flags) {
   made->add_option("--watch-namespaces", flags->watch_namespaces,
                    "Look at MoEDeployments of these namespaces only, for example a,b [all]")
       ->delimiter(',');
+  made->add_flag("--ignore-nodes", flags->ignore_nodes,
+                 "Do not read the cluster's nodes; parallelism.mode: Auto then can't decide for "
+                 "backend CUDA");
 
   auto* api = app->add_option_group("API server");
   api->add_option("--kube-api-qps", flags->kube_api_qps,
@@ -196,6 +199,7 @@ int RunKubernetes(const KubernetesFlags& flags, int signal_fd) {
   options.worker_image = flags.worker_image;
   options.gateway_image = flags.gateway_image;
   options.watch_namespaces = flags.watch_namespaces;
+  options.read_nodes = !flags.ignore_nodes;
   options.coordinator_port = flags.coordinator_port;
   options.metrics_port = flags.metrics_port;
   options.identity_dir = identity_dir->path();

@@ -17,6 +17,7 @@ struct KubernetesFlags {
   std::string worker_image;
   std::string gateway_image;
   std::vector<std::string> watch_namespaces;
+  bool ignore_nodes = false;
   int coordinator_port = 7700;
   int metrics_port = 7701;
   std::string identity_dir;

@@ -15,15 +15,6 @@ bool HasLabels(const Json& object, const Store::Labels& labels) {
   });
 }
 
-// Without managedFields.
-Store::Object Trim(Json object) {
-  const auto metadata = object.find("metadata");
-  if (metadata != object.end() && metadata->is_object()) {
-    metadata->erase("managedFields");
-  }
-  return std::make_shared<const Json>(std::move(object));
-}
-
 // Versions of one object are numbers that grow.
 bool IsLater(const Json& one, const Json& other) {
   uint64_t version = 0;
@@ -34,6 +25,17 @@ bool IsLater(const Json& one, const Json& other) {
 }
 
 }  // namespace
+
+Store::Object Store::Trim(Json object) const {
+  const auto metadata = object.find("metadata");
+  if (metadata != object.end() && metadata->is_object()) {
+    metadata->erase("managedFields");
+  }
+  if (trim_ != nullptr) {
+    trim_(&object);
+  }
+  return std::make_shared<const Json>(std::move(object));
+}
 
 Store::Object Store::Get(const ObjectKey& key) const {
   absl::MutexLock lock(&mutex_);

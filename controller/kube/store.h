@@ -46,6 +46,9 @@ class Store : public ReflectorHandler {
 
   // Before the reflector starts.
   void SetChangeCallback(ChangeCallback callback) { callback_ = std::move(callback); }
+  // Before the reflector starts: takes out of each object what nobody reads. It must leave the
+  // name, the namespace and the resourceVersion.
+  void SetTrim(std::function<void(Json*)> trim) { trim_ = std::move(trim); }
 
   // Null: there is none.
   Object Get(const ObjectKey& key) const;
@@ -74,9 +77,12 @@ class Store : public ReflectorHandler {
   void SetLocked(const ObjectKey& key, Object object, std::vector<Change>* changes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Tell(const std::vector<Change>& changes) const;
+  // Without managedFields and what SetTrim takes out.
+  Object Trim(Json object) const;
 
   const std::string owner_label_;
   ChangeCallback callback_;
+  std::function<void(Json*)> trim_;
   mutable absl::Mutex mutex_;
   bool synced_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<ObjectKey, Object> objects_ ABSL_GUARDED_BY(mutex_);

@@ -7,6 +7,7 @@
 #include "controller/kube/resource_types.h"
 #include "controller/manifests/children.h"
 #include "controller/manifests/names.h"
+#include "controller/operator/observe_nodes.h"
 
 namespace moe::controller {
 
@@ -21,22 +22,32 @@ uint64_t VersionOf(const kube::Json& object) {
   return absl::SimpleAtoi(kube::MetadataString(object, "resourceVersion"), &version) ? version : 0;
 }
 
+bool WantsGpuNodes(const kube::Json& deployment) {
+  const kube::Json::json_pointer mode("/spec/parallelism/mode");
+  const kube::Json::json_pointer backend("/spec/backend");
+  return deployment.contains(mode) && deployment[mode] == "Auto" && deployment.contains(backend) &&
+         deployment[backend] == "CUDA";
+}
+
 }  // namespace
 
 Caches::Caches(kube::Client& client, CachesOptions options, Changed changed)
     : changed_(std::move(changed)) {
-  AddType(client, options, kube::kMoeDeployments, "");
-  AddType(client, options, kube::kPods, manifests::ManagedSelector());
+  AddType(client, options, kube::kMoeDeployments, "", options.namespaces);
+  AddType(client, options, kube::kPods, manifests::ManagedSelector(), options.namespaces);
   for (const ResourceType& type : manifests::ChildTypes()) {
-    AddType(client, options, type, manifests::ManagedSelector());
+    AddType(client, options, type, manifests::ManagedSelector(), options.namespaces);
+  }
+  if (options.nodes) {
+    AddType(client, options, kube::kNodes, kGpuProductLabel, {});
+    watched_[kube::kNodes.plural].front()->store.SetTrim(TrimNode);
   }
 }
 
 Caches::~Caches() { Stop(); }
 
 void Caches::AddType(kube::Client& client, const CachesOptions& options, const ResourceType& type,
-                     const std::string& selector) {
-  std::vector<std::string> namespaces = options.namespaces;
+                     const std::string& selector, std::vector<std::string> namespaces) {
   if (namespaces.empty()) namespaces.push_back("");
   for (const std::string& ns : namespaces) {
     auto watched = std::make_unique<Watched>();
@@ -66,6 +77,10 @@ void Caches::OnChange(const ResourceType& type, const kube::Store::Change& chang
   }
   if (type.plural == kube::kMoeDeployments.plural) {
     changed_(change.key);
+  } else if (type.plural == kube::kNodes.plural) {
+    for (const Object& deployment : List(kube::kMoeDeployments)) {
+      if (WantsGpuNodes(*deployment)) changed_(kube::KeyOf(*deployment));
+    }
   } else if (!change.owner.empty()) {
     changed_({change.key.ns, change.owner});
   } else if (type.plural == kube::kConfigMaps.plural) {
@@ -90,6 +105,7 @@ void Caches::Stop() {
 
 bool Caches::synced() const {
   for (const auto& [plural, list] : watched_) {
+    if (plural == kube::kNodes.plural) continue;
     for (const auto& watched : list) {
       if (!watched->store.synced()) return false;
     }
@@ -120,6 +136,12 @@ std::vector<Caches::Object> Caches::List(const ResourceType& type, const std::st
     for (Object& object : watched->store.List(ns)) objects.push_back(std::move(object));
   }
   return objects;
+}
+
+std::optional<std::vector<Caches::Object>> Caches::GpuNodes() const {
+  const auto found = watched_.find(kube::kNodes.plural);
+  if (found == watched_.end() || !found->second.front()->store.synced()) return std::nullopt;
+  return found->second.front()->store.List();
 }
 
 std::vector<Caches::Object> Caches::Owned(const ResourceType& type,

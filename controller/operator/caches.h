@@ -1,5 +1,5 @@
-// What this controller knows of the cluster: the MoEDeployments, and the objects that the operator
-// made for them, as watches bring them.
+// What this controller knows of the cluster: the MoEDeployments, the objects that the operator made
+// for them, and the nodes with GPUs, as watches bring them.
 //
 // Methods are thread-safe. Tested by tests/controller/operator/operator_test.cc.
 #ifndef MOE_CONTROLLER_OPERATOR_CACHES_H_
@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,13 +26,15 @@ namespace moe::controller {
 
 struct CachesOptions {
   std::vector<std::string> namespaces = {};  // empty: all
+  bool nodes = true;                         // whether to watch the nodes that have GPUs
   // Of the watches' retries.
   absl::Duration first_backoff = absl::Milliseconds(800);
 };
 
 class Caches {
  public:
-  // Told the MoEDeployment that a change concerns; must not block.
+  // Told the MoEDeployment that a change concerns; must not block. Nodes concern those of mode:
+  // Auto on GPUs.
   using Changed = std::function<void(const kube::ObjectKey& deployment)>;
 
   // `client` must outlive it.
@@ -44,7 +47,8 @@ class Caches {
   void Start();
   // Call Client::Shutdown before, so that nothing is waited for.
   void Stop();
-  // All first lists have come.
+  // All first lists have come, but for that of the nodes: a controller that may not read them does
+  // everything else.
   bool synced() const;
 
   using Object = kube::Store::Object;
@@ -55,6 +59,9 @@ class Caches {
   // Those labelled as belonging to a MoEDeployment.
   std::vector<Object> Owned(const kube::ResourceType& type,
                             const kube::ObjectKey& deployment) const;
+  // Those with the label nvidia.com/gpu.product, without what observe_nodes.h does not read;
+  // nullopt while they are not known, or not watched.
+  std::optional<std::vector<Object>> GpuNodes() const;
   // What this process has written: Get and Owned show it until the watch brings it or a later
   // version, so that nothing is decided from before a write of our own.
   void Learn(const kube::ResourceType& type, kube::Json object);
@@ -69,8 +76,9 @@ class Caches {
     std::unique_ptr<kube::Reflector> reflector;
   };
 
+  // In all namespaces when `namespaces` is empty.
   void AddType(kube::Client& client, const CachesOptions& options, const kube::ResourceType& type,
-               const std::string& selector);
+               const std::string& selector, std::vector<std::string> namespaces);
   void OnChange(const kube::ResourceType& type, const kube::Store::Change& change) const;
   const Watched* Find(const kube::ResourceType& type, const std::string& ns) const;
   Object Newest(const kube::ResourceType& type, Object cached) const;

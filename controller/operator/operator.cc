@@ -22,6 +22,7 @@
 #include "controller/operator/token_reviewer.h"
 #include "identity/credentials.h"
 #include "identity/issued_identity.h"
+#include "planner/catalog/built_in.h"
 #include "spdlog/spdlog.h"
 #include "telemetry/status_server.h"
 
@@ -52,6 +53,12 @@ class Operator::Impl {
   ~Impl() { Stop(); }
 
   absl::Status Start() {
+    auto devices = planner::BuiltInDevices();
+    if (!devices.ok()) return devices.status();
+    devices_ = *std::move(devices);
+    auto network = planner::DefaultNetwork();
+    if (!network.ok()) return network.status();
+    network_ = *std::move(network);
     auto client = kube::Client::Create(options_.client);
     if (!client.ok()) return client.status();
     client_ = *std::move(client);
@@ -59,6 +66,7 @@ class Operator::Impl {
     caches_ = std::make_unique<Caches>(
         *client_,
         CachesOptions{.namespaces = options_.watch_namespaces,
+                      .nodes = options_.read_nodes,
                       .first_backoff = options_.first_backoff},
         [this](const kube::ObjectKey& deployment) { queue_.AddAfter(deployment, kGather); });
     metrics_.SetSources({.queue_depth = [this] { return queue_.depth(); },
@@ -192,6 +200,8 @@ class Operator::Impl {
     events_ = std::make_unique<kube::EventRecorder>(*api_, event_options);
     ReconcilerOptions reconciler_options;
     reconciler_options.num_threads = options_.reconcile_threads;
+    reconciler_options.devices = devices_;
+    reconciler_options.network = network_;
     reconciler_options.context = {
         .operator_namespace = options_.ns,
         .coordinator_address = absl::StrCat(options_.service_name, ".", options_.ns,
@@ -279,6 +289,8 @@ class Operator::Impl {
 
   const OperatorOptions options_;
   const std::string identity_;
+  std::vector<planner::Device> devices_;
+  planner::Network network_;
   // In the order in which they depend on each other.
   OperatorMetrics metrics_;
   kube::WorkQueue queue_{kube::WorkQueueOptions{.max_backoff = kMaxReconcileBackoff}};

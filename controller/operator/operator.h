@@ -34,6 +34,8 @@ struct OperatorOptions {
   std::string worker_image = {};  // of deployments that have none pinned
   std::string gateway_image = {};
   std::vector<std::string> watch_namespaces = {};  // empty: all
+  // Whether nodes with GPUs are watched; without, mode: Auto can't decide for backend CUDA.
+  bool read_nodes = true;
 
   std::string listen_host = "0.0.0.0";
   int coordinator_port = 7700;  // 0: any free one

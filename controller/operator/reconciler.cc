@@ -14,6 +14,7 @@
 #include "controller/manifests/children.h"
 #include "controller/manifests/names.h"
 #include "controller/operator/observe.h"
+#include "controller/operator/observe_nodes.h"
 #include "controller/operator/status_pace.h"
 #include "spdlog/spdlog.h"
 
@@ -338,6 +339,14 @@ void Reconciler::Observe(const api::ParsedDeployment& parsed, State* state, Roun
   const Caches::Object gateway = parts_.caches->Get(
       kube::kDeployments, {round->key.ns, manifests::GatewayName(round->key.name)});
   observed.gateway = ObserveGateway(gateway.get(), gateways);
+  const api::MoEDeploymentSpec& spec = observed.deployment.spec;
+  if (observed.spec_status.ok() && spec.parallelism.automatic &&
+      spec.backend == api::Backend::kCuda) {
+    if (const auto nodes = parts_.caches->GpuNodes()) {
+      observed.gpus =
+          ObserveGpus(*nodes, spec.worker.pod_template, options_.devices, options_.network);
+    }
+  }
   observed.children_status = state->children_status;
   observed.last_create_error = state->last_create_error;
 

@@ -40,6 +40,7 @@
 #include "controller/operator/groups.h"
 #include "controller/operator/operator_metrics.h"
 #include "controller/reconcile/plan.h"
+#include "planner/hardware.h"
 
 namespace moe::controller {
 
@@ -47,6 +48,9 @@ struct ReconcilerOptions {
   // worker_image and gateway_image are the defaults of deployments that have none pinned.
   manifests::Context context;
   int num_threads = 4;
+  // For mode: Auto: GPUs that the planner knows, and what is assumed to join them.
+  std::vector<planner::Device> devices = {};
+  planner::Network network = {};
 };
 
 class Reconciler {

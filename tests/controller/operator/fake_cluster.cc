@@ -394,13 +394,15 @@ void FakeCluster::StartPod(const Json& pod) {
                         {"podIP", "127.0.0.1"},
                         {"conditions", Json::array({Json{{"type", "Ready"}, {"status", "True"}}})}};
     if (inspects) {
-      object["status"]["containerStatuses"] = Json::array(
-          {Json{{"name", "worker"},
-                {"state",
-                 {{"terminated",
-                   {{"exitCode", 0},
-                    {"message",
-                     R"({"num_layers":2,"num_experts":4,"top_k":2,"weight_bytes":1000})"}}}}}}});
+      object["status"]["containerStatuses"] = Json::array({Json{
+          {"name", "worker"},
+          {"state",
+           {{"terminated",
+             {{"exitCode", 0},
+              {"message",
+               R"({"num_layers":2,"num_experts":4,"top_k":2,"weight_bytes":190464,"shape":{)"
+               R"("hidden":64,"intermediate":32,"num_heads":4,"num_kv_heads":4,"head_dim":16,)"
+               R"("vocab_size":100,"max_positions":4096,"tied_embeddings":false}})"}}}}}}});
     }
   });
   if (inspects) return;
