@@ -30,6 +30,8 @@ constexpr Advice kAdvice[] = {
     {"GroupFailed",
      "read `kubectl moe logs NAME`, then change the spec; that starts the group again"},
     {"InvalidSpec", "correct the field that the message names"},
+    {"MoreRequests",
+     "with mode: Fixed write what the message says; the figures are predicted, so measure both"},
     {"NvlinkAcrossPods",
      "write worker.gpusPerPod instead, or let the namespace admit the Pod Security level "
      "privileged"},
@@ -122,6 +124,35 @@ void AddRanks(const api::GroupStatus& group, bool all_ranks, std::vector<Line>* 
   }
 }
 
+// What mode: Auto has decided, and the best others.
+void AddDecision(const api::LayoutDecision& decision, std::vector<Line>* lines) {
+  Add(lines, 1, absl::StrCat("layout: ", DescribeChoice(decision.choice)));
+  if (!decision.because.empty()) Add(lines, 2, decision.because);
+  if (!decision.gpus.empty()) Add(lines, 2, absl::StrCat("decided from ", decision.gpus));
+  if (!decision.assumptions.empty()) {
+    Add(lines, 2, absl::StrCat("assumed: ", decision.assumptions));
+  }
+  for (const api::LayoutChoice& alternative : decision.alternatives) {
+    Add(lines, 2, absl::StrCat("or ", DescribeChoice(alternative)));
+  }
+  if (decision.plain_replicas.has_value() && decision.plain_replicas->figures.has_value()) {
+    Add(lines, 2,
+        absl::StrFormat("as %d whole models: %.2f ms a pass, %.2f requests/s",
+                        decision.plain_replicas->replicas,
+                        decision.plain_replicas->figures->pass_milliseconds,
+                        decision.plain_replicas->figures->requests_per_second));
+  }
+  if (decision.proposed.has_value()) {
+    Add(lines, 2,
+        absl::StrCat("proposed with ", decision.proposed_gpus, ": ",
+                     DescribeChoice(*decision.proposed)));
+    Add(lines, 3,
+        absl::StrCat("to take it: kubectl annotate moed NAME --overwrite "
+                     "moe-operator.dev/adopt-layout=",
+                     decision.proposed->layout));
+  }
+}
+
 void AddFailure(const api::FailureStatus& failure, std::vector<Line>* lines) {
   std::string text = absl::StrCat("last failure: pod ", failure.pod);
   if (failure.rank >= 0) absl::StrAppend(&text, ", rank ", failure.rank);
@@ -147,6 +178,7 @@ absl::string_view AdviceFor(absl::string_view reason) {
 bool IsTrouble(const api::Condition& condition) {
   const bool good_when_false = condition.type == "Failed" || condition.type == "Degraded" ||
                                condition.type == "Experimental" ||
+                               condition.type == "PlainReplicasBetter" ||
                                condition.type == "UpdateInProgress";
   return good_when_false ? condition.status != "False" : condition.status != "True";
 }
@@ -175,6 +207,7 @@ std::string FormatStatusTree(const api::ParsedDeployment& parsed,
       Add(&lines, 2, absl::StrCat("to do: ", advice));
     }
   }
+  if (status.decision.has_value()) AddDecision(*status.decision, &lines);
   for (const api::GroupStatus& group : status.groups) {
     std::string text =
         absl::StrCat("group ", group.index, "  ", group.phase, "  epoch ", group.epoch);

@@ -84,6 +84,46 @@ TEST(StatusTreeTest, ARankThatSharesItsPodIsShownWithItsProcess) {
               HasSubstr("rank 1    Failed    expert 1        demo-g0-s1-0 process 3\n"));
 }
 
+TEST(StatusTreeTest, ShowsWhatAutoHasDecidedAndWhatItProposes) {
+  api::ParsedDeployment parsed = Demo();
+  parsed.deployment.status.groups.clear();
+  const api::LayoutFigures figures{64, 1.934, 33113, 410.25, 31100000000, "host"};
+  api::LayoutDecision& decision = parsed.deployment.status.decision.emplace();
+  decision.choice = {"EP8_TP1_PP1_DP1", 8, 8, false, 8, figures};
+  decision.because = "it completes the most requests";
+  decision.gpus = "64 x A on 8 nodes";
+  decision.assumptions = "64 sequences in flight";
+  decision.alternatives = {
+      {"EP4_TP2_PP1_DP1", 4, 4, false, 8, figures, "tensor parallelism (not built)"}};
+  decision.plain_replicas = api::PlainReplicas{true, 8, figures};
+  decision.proposed = api::LayoutChoice{"EP16_TP1_PP1_DP1", 16, 16, false, 16};
+  decision.proposed_gpus = "128 x A on 16 nodes";
+  parsed.deployment.status.conditions = {
+      MakeCondition("LayoutDecided", "True", "Planned"),
+      MakeCondition("PlainReplicasBetter", "True", "MoreRequests")};
+  const std::string text = FormatStatusTree(parsed, {});
+  const std::string kFigures =
+      ": 1.93 ms a pass, 33113 tokens/s, 410.25 requests/s, 31.1 GB on a GPU, limited by host";
+  EXPECT_EQ(text,
+            "ns/demo  EP4_TP1_PP1_DP2  1 of 2 groups active\n"
+            "├─ PlainReplicasBetter=True  MoreRequests: because\n"
+            "│  └─ to do: with mode: Fixed write what the message says; the figures are predicted, "
+            "so measure both\n"
+            "└─ layout: EP8_TP1_PP1_DP1 on 8 GPUs" +
+                kFigures +
+                "\n"
+                "   ├─ it completes the most requests\n"
+                "   ├─ decided from 64 x A on 8 nodes\n"
+                "   ├─ assumed: 64 sequences in flight\n"
+                "   ├─ or EP4_TP2_PP1_DP1 on 8 GPUs" +
+                kFigures +
+                "; needs tensor parallelism (not built)\n"
+                "   ├─ as 8 whole models: 1.93 ms a pass, 410.25 requests/s\n"
+                "   └─ proposed with 128 x A on 16 nodes: EP16_TP1_PP1_DP1 on 16 GPUs\n"
+                "      └─ to take it: kubectl annotate moed NAME --overwrite "
+                "moe-operator.dev/adopt-layout=EP16_TP1_PP1_DP1\n");
+}
+
 TEST(StatusTreeTest, ConditionsThatAreWrongComeWithWhatToDo) {
   api::ParsedDeployment parsed = Demo();
   parsed.deployment.status.conditions = {
