@@ -101,12 +101,14 @@ ForwardTime TimeOfBatch(const ModelShape& model, const Device& device, const Net
   time.head_seconds = dense(static_cast<double>(model.vocab_params()), rows.logit_rows, 1);
 
   time.traffic_max_over_mean =
-      ExpectedTrafficMaxOverMean({.num_experts = model.num_experts,
-                                  .top_k = model.top_k,
-                                  .num_ranks = layout.expert,
-                                  .copies = layout.copies,
-                                  .router_max_over_mean = assumptions.router_max_over_mean},
-                                 rows.rows);
+      rows.traffic_max_over_mean.has_value()
+          ? *rows.traffic_max_over_mean
+          : ExpectedTrafficMaxOverMean({.num_experts = model.num_experts,
+                                        .top_k = model.top_k,
+                                        .num_ranks = layout.expert,
+                                        .copies = layout.copies,
+                                        .router_max_over_mean = assumptions.router_max_over_mean},
+                                       rows.rows);
   ForwardTime mean;  // what an average rank's experts take is no part of the pass
   Clock mean_clock(device, model.bytes_per_weight, &mean);
   time.mean_expert_seconds = ExpertSeconds(model, layout, rows.rows, 1, &mean_clock, moe_layers);

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstddef>
+#include <optional>
 #include <string>
 
 #include "planner/hardware.h"
@@ -39,6 +40,9 @@ struct StepRows {
   double kv_reads = 0;        // cached tokens that the busiest owner reads
   double logit_rows = 0;      // rows of the busiest owner that end in a draw
   bool prefill = false;       // of prompts: never captured, exact counts
+  // Rows of the busiest expert rank beside the mean, where they are known; else what
+  // ExpectedTrafficMaxOverMean says.
+  std::optional<double> traffic_max_over_mean = {};
 };
 
 // Every sequence advances by one token.

@@ -302,7 +302,8 @@ bool Journal::TakeOutgoing(const std::string& group_name, absl::Duration timeout
     return false;
   }
   const absl::Time deadline = absl::Now() + timeout;
-  while (group->connected && !stopping_ && group->outgoing.empty()) {
+  while (group->connected && !stopping_ && group->outgoing.empty() &&
+         timeout > absl::ZeroDuration()) {
     if (group->outgoing_changed.WaitWithDeadline(&mutex_, deadline)) {
       break;
     }

@@ -50,6 +50,22 @@ TEST(ForwardTimeTest, ThePublishedRooflineOfOneH200IsReproduced) {
   }
 }
 
+TEST(ForwardTimeTest, KnownTrafficStandsForTheExpectedOne) {
+  const Scenario scenario = OlmoeOn(64);
+  StepRows rows = DecodeRows(Founding(), 64, 512);
+  const auto time = [&] {
+    return TimeOfForward(scenario.model, scenario.device, scenario.network, scenario.assumptions,
+                         Founding(), rows);
+  };
+  const ForwardTime expected = time();
+  rows.traffic_max_over_mean = expected.traffic_max_over_mean;
+  EXPECT_EQ(time().total_seconds(), expected.total_seconds());
+  rows.traffic_max_over_mean = 8;
+  EXPECT_EQ(time().traffic_max_over_mean, 8);
+  EXPECT_GT(time().expert_seconds, expected.expert_seconds);
+  EXPECT_EQ(time().exchange_seconds(), expected.exchange_seconds());
+}
+
 TEST(ForwardTimeTest, FlopsOfATokenAreTwiceItsParametersAndItsContext) {
   EXPECT_NEAR(2.0 * static_cast<double>(Olmoe1b7b().active_params()) / 1e9, 2.358, 0.002);
   EXPECT_EQ(16 * Olmoe1b7b().attention_flops_per_kv, 131072);
