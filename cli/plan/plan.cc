@@ -52,18 +52,10 @@ absl::StatusOr<std::vector<Layout>> ParseLayouts(const std::vector<std::string>&
 absl::StatusOr<Scenario> MakeScenario(const PlanOptions& options,
                                       const std::vector<Layout>& layouts) {
   Scenario scenario;
-  if (options.model.empty() && !options.founding) {
-    return absl::InvalidArgumentError(
-        "--model is missing: the name of a published model, a folder with a config.json, or the "
-        "file");
-  }
-  auto shape = options.model.empty() ? planner::Olmoe1b7b() : ReadModel(options.model);
-  if (!shape.ok()) return shape.status();
-  scenario.model = *std::move(shape);
-  absl::Status status = ReadHardware({options.gpu, options.link, options.library}, &scenario.device,
-                                     &scenario.network);
+  HardwareOptions hardware = options.hardware;
+  if (hardware.model.empty() && options.founding) hardware.model = planner::Olmoe1b7b().name;
+  absl::Status status = ReadHardwareOptions(hardware, &scenario);
   if (!status.ok()) return status;
-  scenario.network.gpus_per_node = options.gpus_per_node;
   if (options.gpus.has_value()) {
     scenario.num_gpus = *options.gpus;
   } else if (options.founding) {
@@ -194,23 +186,9 @@ CLI::App* AddPlan(CLI::App* app, PlanOptions* options) {
       "moe plan --model olmoe-1b-7b --gpus 64 --target 8ms\n"
       "moe plan --model olmoe-1b-7b --compare EP64_TP1_PP1_DP1 DP64 --plot plan.svg\n"
       "moe plan --founding");
-  plan->add_option("--model", options->model,
-                   "Name of a published model, folder with a config.json, or the file");
+  AddHardwareOptions(plan, &options->hardware);
   plan->add_option("--gpus", options->gpus, "GPUs that there are [--founding: 64]")
       ->check(CLI::Range(1, 65536));
-  plan->add_option("--gpu", options->gpu,
-                   "Kind of GPU: a name, or a .json file like those of "
-                   "planner/devices")
-      ->capture_default_str();
-  plan->add_option("--link", options->link,
-                   "Network link of each GPU: 400Gb/s, 50GB/s, a name, or a .json file")
-      ->capture_default_str();
-  plan->add_option("--library", options->library,
-                   "What moves rows between GPUs: a name, or a .json file")
-      ->capture_default_str();
-  plan->add_option("--gpus-per-node", options->gpus_per_node, "GPUs that NVLink joins")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
   plan->add_option("--input-tokens", options->input_tokens, "Of a request")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
@@ -254,7 +232,7 @@ CLI::App* AddPlan(CLI::App* app, PlanOptions* options) {
 
 int RunPlan(const PlanOptions& options) {
   if (options.sources) {
-    const auto sources = FormatSources({options.gpu, options.link, options.library});
+    const auto sources = FormatSources(options.hardware.names);
     if (!sources.ok()) return Complain(sources.status());
     std::printf("%s", sources->c_str());
     return 0;

@@ -10,16 +10,13 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "cli/plan/hardware_options.h"
 
 namespace moe::cli {
 
 struct PlanOptions {
-  std::string model;        // name, folder or config.json; --founding has one of its own
-  std::optional<int> gpus;  // --founding: 64; --compare: what the largest layout needs
-  std::string gpu = "h200";
-  std::string link = "400Gb/s";
-  std::string library = "nccl";
-  int gpus_per_node = 8;
+  HardwareOptions hardware;  // --founding has a model of its own
+  std::optional<int> gpus;   // --founding: 64; --compare: what the largest layout needs
   int input_tokens = 512;
   int output_tokens = 128;
   std::optional<double> batch;

@@ -144,7 +144,7 @@ std::string Figure(double number) {
   return absl::StrFormat("%.3g", number);
 }
 
-std::string FormatScenario(const Scenario& scenario) {
+std::string FormatHardware(const Scenario& scenario) {
   const planner::ModelShape& m = scenario.model;
   std::string text = absl::StrFormat(
       "model   %s: %.2f B parameters (%.2f B active for a token), %.1f GB; %d layers, %d experts, "
@@ -159,6 +159,11 @@ std::string FormatScenario(const Scenario& scenario) {
       scenario.network.link_bytes_per_second * 8 / 1e9,
       scenario.network.link_name.empty() ? "" : absl::StrCat(" (", scenario.network.link_name, ")"),
       scenario.network.library.title);
+  return text;
+}
+
+std::string FormatScenario(const Scenario& scenario) {
+  std::string text = FormatHardware(scenario);
   absl::StrAppendFormat(
       &text, "load    %s input and %s output tokens%s\n", WithThousands(scenario.input_tokens),
       WithThousands(scenario.output_tokens),

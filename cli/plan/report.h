@@ -20,7 +20,9 @@ struct ReportOptions {
   std::optional<double> price = {};  // of a GPU and hour; adds the cost of a million output tokens
 };
 
-// Model, GPUs and load: a line each.
+// Model and GPUs: a line each.
+std::string FormatHardware(const planner::Scenario& scenario);
+// The same, and the load.
 std::string FormatScenario(const planner::Scenario& scenario);
 // What the figures rest on. Not calibrated: said first.
 std::string FormatAssumptions(const planner::Scenario& scenario);
