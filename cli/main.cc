@@ -7,6 +7,7 @@
 #include "cli/inspect.h"
 #include "cli/plan/plan.h"
 #include "cli/serve.h"
+#include "cli/simulate/simulate.h"
 
 int main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
@@ -18,8 +19,10 @@ int main(int argc, char** argv) {
   moe::cli::ServeOptions serve_options;
   moe::cli::InspectOptions inspect_options;
   moe::cli::PlanOptions plan_options;
+  moe::cli::SimulateOptions simulate_options;
   const CLI::App* serve = moe::cli::AddServe(&app, &serve_options);
   const CLI::App* plan = moe::cli::AddPlan(&app, &plan_options);
+  const CLI::App* simulate = moe::cli::AddSimulate(&app, &simulate_options);
   const moe::cli::InspectCommands inspect = moe::cli::AddInspect(&app, &inspect_options);
   // CLI11 would only say that a subcommand is required.
   if (argc > 1 && argv[1][0] != '-') {
@@ -37,6 +40,7 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   if (serve->parsed()) return moe::cli::RunServe(serve_options);
   if (plan->parsed()) return moe::cli::RunPlan(plan_options);
+  if (simulate->parsed()) return moe::cli::RunSimulate(simulate_options);
   if (inspect.status->parsed()) return moe::cli::RunStatus(inspect_options);
   if (inspect.experts->parsed()) return moe::cli::RunExperts(inspect_options);
   return moe::cli::RunGenerate(inspect_options);

@@ -52,7 +52,7 @@ TEST(ForwardTimeTest, ThePublishedRooflineOfOneH200IsReproduced) {
 
 TEST(ForwardTimeTest, KnownTrafficStandsForTheExpectedOne) {
   const Scenario scenario = OlmoeOn(64);
-  StepRows rows = DecodeRows(Founding(), 64, 512);
+  StepRows rows = DecodeRows(Founding(), 65536, 512);  // so many that experts wait for compute
   const auto time = [&] {
     return TimeOfForward(scenario.model, scenario.device, scenario.network, scenario.assumptions,
                          Founding(), rows);

@@ -1,0 +1,33 @@
+#include "simulator/step_rows.h"
+
+#include <algorithm>
+#include <cstddef>
+
+namespace moe::simulator {
+
+planner::StepRows StepRowCounter::Count(const engine::v1::StepPlan& plan) {
+  std::fill(owners_.begin(), owners_.end(), Owner());
+  planner::StepRows step;
+  for (const engine::v1::SequenceSlice& slice : plan.slices()) {
+    Owner& owner = owners_[static_cast<size_t>(slice.owner())];
+    const double start = slice.start();
+    const double count = slice.count();
+    owner.rows += count;
+    owner.attended += count * start + count * (count + 1) / 2;
+    owner.kv_reads += start + count;
+    owner.draws += slice.sample() ? 1 : 0;
+    step.rows += count;
+    step.prefill = step.prefill || !slice.has_token();
+  }
+  double attended = 0;
+  for (const Owner& owner : owners_) {
+    step.rows_per_owner = std::max(step.rows_per_owner, owner.rows);
+    step.kv_reads = std::max(step.kv_reads, owner.kv_reads);
+    step.logit_rows = std::max(step.logit_rows, owner.draws);
+    attended = std::max(attended, owner.attended);
+  }
+  if (step.rows_per_owner > 0) step.context = attended / step.rows_per_owner;
+  return step;
+}
+
+}  // namespace moe::simulator
