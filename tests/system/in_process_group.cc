@@ -8,6 +8,7 @@
 
 #include "absl/time/clock.h"
 #include "kernels/numerics.h"
+#include "worker/model/forward.h"
 
 namespace moe::testing {
 namespace {
@@ -23,7 +24,11 @@ void Require(const absl::Status& status, const char* what) {
 }  // namespace
 
 InProcessGroup::InProcessGroup(const model::Checkpoint* checkpoint, const GroupOptions& options)
-    : checkpoint_(checkpoint), options_(options) {
+    : checkpoint_(checkpoint),
+      options_(options),
+      // Every rank of this process maps the same files: what a rank reads is read when it is used.
+      cpu_backend_({.level = options.level, .spin_microseconds = 0, .read_tensors = false}),
+      backend_(options.backend != nullptr ? options.backend : &cpu_backend_) {
   const model::ModelConfig& config = checkpoint->config();
   shape_.num_ranks = options.num_ranks;
   shape_.num_attention_ranks = options.num_attention_ranks;
@@ -49,30 +54,33 @@ std::unique_ptr<InProcessGroup::Rank> InProcessGroup::MakeRank(int rank_idx) {
     Require(listener.status(), "listener");
     rank->listener = *std::move(listener);
   }
-  rank->pool = std::make_unique<kernels::ThreadPool>(kernels::ThreadPool::Options{
-      .num_threads = HasAttention(rank_idx) ? options_.num_threads : 1, .spin_microseconds = 0});
-  const kernels::Context context{.level = options_.level, .pool = rank->pool.get()};
   std::vector<int> experts;
   for (int expert = 0; expert < config.num_experts; ++expert) {
     if (shape_.rank_of_expert[expert] == rank_idx) experts.push_back(expert);
   }
-  rank->experts = std::make_unique<model::RankExperts>(config, checkpoint_->weights(),
-                                                       std::move(experts), context);
+  auto model = backend_->Load(*checkpoint_,
+                              {.rank = rank_idx,
+                               .num_ranks = options_.num_ranks,
+                               .experts = std::move(experts),
+                               .attention = HasAttention(rank_idx),
+                               .replicated = options_.replicated,
+                               .max_rows = options_.max_step_tokens,
+                               .max_positions = config.max_positions,
+                               .kv_bytes = model::KvBlockBytes(config) *
+                                           static_cast<uint64_t>(options_.kv_blocks_per_owner),
+                               .num_threads = options_.num_threads},
+                              &rank->times, {});
+  Require(model.status(), "loading a rank");
+  rank->model = *std::move(model);
   if (!HasAttention(rank_idx)) return rank;
-  auto cache = model::KvCache::Create(config, options_.kv_blocks_per_owner);
-  Require(cache.status(), "KV cache");
-  rank->cache = *std::move(cache);
   rank->blocks =
-      std::make_unique<engine::KvBlockPool>(options_.kv_blocks_per_owner, kernels::kKvBlockTokens);
-  rank->decoder = std::make_unique<model::DecoderModel>(
-      config, checkpoint_->weights(), rank->cache.get(),
-      model::DecoderModel::Options{.max_rows = options_.max_step_tokens, .max_positions = 0},
-      context);
+      std::make_unique<engine::KvBlockPool>(rank->model->num_kv_blocks(), kernels::kKvBlockTokens);
   rank->owner = std::make_unique<engine::Owner>(
       engine::OwnerOptions{.rank = rank_idx,
+                           .num_ranks = options_.num_ranks,
                            .replicated = options_.replicated,
                            .samples = !options_.replicated || rank_idx == 0},
-      rank->decoder.get(), rank->blocks.get(), context, &rank->times);
+      rank->model->decoder(), rank->blocks.get(), rank->model->context(), &rank->times);
   if (rank_idx == 0) {
     engine::LeaderOptions leader;
     leader.limits = {.num_owners = options_.replicated ? 1 : options_.num_attention_ranks,
@@ -93,7 +101,7 @@ std::unique_ptr<InProcessGroup::Rank> InProcessGroup::MakeRank(int rank_idx) {
 
 absl::StatusOr<std::shared_ptr<exchange::EpochExchange>> InProcessGroup::MakeExchange(int rank) {
   constexpr absl::Duration kDeadline = absl::Seconds(60);  // sanitizers are slow
-  model::RankExperts* const experts = ranks_[rank]->experts.get();
+  exchange::LocalExperts* const experts = ranks_[rank]->model->host_experts();
   const std::string bootstrap = rank == 0 ? "" : ranks_[0]->group->bootstrap();
   if (options_.tcp) {
     exchange::TcpOptions options{.listener = ranks_[rank]->listener.get(),
@@ -117,6 +125,9 @@ absl::Status InProcessGroup::ConnectAll() {
     auto group = MakeExchange(static_cast<int>(i));
     if (!group.ok()) return group.status();
     ranks_[i]->group = *std::move(group);
+    auto layers = ranks_[i]->model->MakeLayers({.host = ranks_[i]->group.get()});
+    if (!layers.ok()) return layers.status();
+    ranks_[i]->layers = *std::move(layers);
   }
   std::vector<std::thread> threads;
   std::vector<absl::Status> statuses(ranks_.size());
@@ -150,7 +161,7 @@ absl::Status InProcessGroup::StartEpoch(const std::vector<int>& fresh) {
                                        .rank = static_cast<int>(i),
                                        .num_ranks = options_.num_ranks,
                                        .replicated = options_.replicated,
-                                       .exchange = rank->group.get(),
+                                       .layers = rank->layers.get(),
                                        .control = rank->group.get(),
                                        .owner = rank->owner.get(),
                                        .stop = &epoch_over_,
@@ -174,7 +185,10 @@ void InProcessGroup::EndEpoch() {
     rank->thread.join();
     if (!absl::IsAborted(rank->outcome)) Require(rank->outcome, "a rank ended its epoch");
   }
-  for (auto& rank : ranks_) rank->group = nullptr;
+  for (auto& rank : ranks_) {
+    rank->layers = nullptr;
+    rank->group = nullptr;
+  }
 }
 
 uint64_t InProcessGroup::Submit(const std::vector<int32_t>& prompt,
@@ -261,32 +275,28 @@ absl::StatusOr<std::vector<float>> InProcessGroup::TeacherForced(const std::vect
           .first_row = 0, .start = start, .count = count, .block_table = block_table.data()};
       absl::Status status = rank.group->SendPlan(++step, "", {});
       if (status.ok()) {
-        status =
-            rank.decoder->Begin({&slice, 1}, absl::MakeConstSpan(tokens).subspan(start, count));
+        status = rank.model->decoder()->Begin({&slice, 1},
+                                              absl::MakeConstSpan(tokens).subspan(start, count));
       }
-      for (int layer = 0; status.ok() && layer < shape_.num_layers; ++layer) {
-        rank.decoder->Attention(layer);
-        rank.decoder->Route(layer, rank.group->rows());
-        status = rank.group->Dispatch(step, layer, count, rank.decoder->expert_ids());
-        if (!status.ok()) break;
-        const auto outputs = rank.group->Combine();
-        status = outputs.status();
-        if (status.ok()) rank.decoder->Combine(*outputs);
-      }
+      if (status.ok()) status = rank.layers->Run(step, std::vector<int>{count});
       if (!status.ok()) return status;
-      for (int row = 0; row < count; row += model::DecoderModel::kMaxLogitRows) {
-        std::vector<int> rows(std::min(model::DecoderModel::kMaxLogitRows, count - row));
-        std::iota(rows.begin(), rows.end(), row);
-        const absl::Span<float> part = rank.decoder->Logits(rows);
-        logits.insert(logits.end(), part.begin(), part.end());
-      }
+      std::vector<model::LogitRequest> requests(count);
+      for (int row = 0; row < count; ++row) requests[row].row = row;
+      status =
+          rank.model->decoder()->Finish(requests, [&](size_t, const model::LogitResult& result) {
+            logits.insert(logits.end(), result.logits.begin(), result.logits.end());
+          });
+      if (!status.ok()) return status;
     }
     return absl::OkStatus();
   };
   const absl::Status status = run();
   for (auto& other : ranks_) other->group->Abort("the test ends the epoch");
   for (std::thread& follower : followers) follower.join();
-  for (auto& other : ranks_) other->group = nullptr;
+  for (auto& other : ranks_) {
+    other->layers = nullptr;
+    other->group = nullptr;
+  }
   if (!status.ok()) return status;
   return logits;
 }

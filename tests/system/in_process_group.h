@@ -20,8 +20,9 @@
 #include "worker/exchange/exchange.h"
 #include "worker/exchange/shared_memory.h"
 #include "worker/exchange/tcp.h"
+#include "worker/model/backend.h"
 #include "worker/model/checkpoint.h"
-#include "worker/model/forward.h"
+#include "worker/model/cpu_backend.h"
 
 namespace moe::testing {
 
@@ -32,6 +33,7 @@ struct GroupOptions {
   bool tcp = false;     // the exchange; else shared memory
   int num_threads = 1;  // of each attention rank
   kernels::CpuLevel level = kernels::DetectCpuLevel();
+  model::Backend* backend = nullptr;  // null: a CpuBackend of that level; else not owned
   int max_step_tokens = 512;
   int max_sequences = 64;
   int kv_blocks_per_owner = 256;
@@ -73,16 +75,14 @@ class InProcessGroup : public engine::EventSink {
 
  private:
   struct Rank {
-    std::unique_ptr<kernels::ThreadPool> pool;
-    std::unique_ptr<model::RankExperts> experts;
-    std::unique_ptr<model::KvCache> cache;
+    model::StepTimes times;
+    std::unique_ptr<model::RankModel> model;
     std::unique_ptr<engine::KvBlockPool> blocks;
-    std::unique_ptr<model::DecoderModel> decoder;
     std::unique_ptr<engine::Owner> owner;
     std::unique_ptr<engine::Leader> leader;
-    engine::StepTimes times;
     std::unique_ptr<exchange::TcpListener> listener;  // of the Tcp exchange
     std::shared_ptr<exchange::EpochExchange> group;
+    std::unique_ptr<model::LayerLoop> layers;  // of the epoch
     std::atomic<uint64_t> current_step{0};
     std::thread thread;
     absl::Status outcome;
@@ -97,6 +97,8 @@ class InProcessGroup : public engine::EventSink {
 
   const model::Checkpoint* checkpoint_;
   const GroupOptions options_;
+  model::CpuBackend cpu_backend_;
+  model::Backend* const backend_;
   exchange::GroupShape shape_;
   std::vector<std::unique_ptr<Rank>> ranks_;
   uint64_t epoch_ = 0;

@@ -25,7 +25,6 @@
 #include "identity/enrollment.h"
 #include "identity/worker_id.h"
 #include "kernels/context.h"
-#include "kernels/numerics.h"
 #include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 #include "telemetry/status_server.h"
@@ -35,6 +34,7 @@
 #include "worker/daemon/worker_metrics.h"
 #include "worker/exchange/tcp_listener.h"
 #include "worker/membership/membership.h"
+#include "worker/model/cpu_backend.h"
 #include "worker/model/mapping_fault.h"
 #include "worker/service/engine_service.h"
 
@@ -215,6 +215,7 @@ int Run(const Flags& flags, int stop_fd) {
     if (!parsed.ok()) return Fail(parsed.status());
     level = *parsed;
   }
+  moe::model::CpuBackend backend({.level = level});
   moe::worker::WorkerMetrics metrics;
   auto status_server = moe::telemetry::StatusServer::Start(
       {.address = flags.metrics_address, .metrics = &metrics, .not_ready_reason = nullptr});
@@ -234,7 +235,7 @@ int Run(const Flags& flags, int stop_fd) {
 
   moe::engine::EngineServiceOptions service_options;
   service_options.address = flags.engine_address;
-  service_options.numerics_id = std::string(moe::kernels::kNumericsId);
+  service_options.numerics_id = backend.numerics_id();
   if (enrollment != nullptr) {
     service_options.credentials = moe::identity::MakeServerCredentials(
         enrollment->files(), moe::identity::PeerCertificate::kRequired);
@@ -251,7 +252,7 @@ int Run(const Flags& flags, int stop_fd) {
 
   moe::worker::Worker worker({.model_dir = flags.model,
                               .converted_weights_path = flags.weights,
-                              .cpu_level = level,
+                              .backend = &backend,
                               .exchange_listener = listener.get()},
                              service->get(), &metrics);
   moe::membership::MembershipOptions options;
@@ -262,7 +263,7 @@ int Run(const Flags& flags, int stop_fd) {
   options.group = flags.group;
   options.worker_id = flags.worker_id;
   options.slot_hint = flags.slot_hint;
-  options.numerics_id = std::string(moe::kernels::kNumericsId);
+  options.numerics_id = backend.numerics_id();
   options.engine_address = flags.engine_address;
   options.metrics_address =
       flags.advertise_metrics.empty() ? (*status_server)->address() : flags.advertise_metrics;

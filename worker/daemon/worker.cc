@@ -13,8 +13,6 @@ namespace {
 
 // Ranks of one machine share its cores, so only a rank that is alone may spin in the exchange.
 constexpr absl::Duration kLoneRankSpin = absl::Microseconds(50);
-// Between the loops of an attention stage, whose threads together are no more than the cores.
-constexpr int kAttentionSpinMicroseconds = 50;
 
 absl::StatusOr<exchange::GroupShape> MakeShape(const coordinator::v1::GroupSpec& spec,
                                                const model::ModelConfig& config) {
@@ -221,31 +219,55 @@ absl::Status Worker::Load(const Assign& assign) {
     return absl::InvalidArgumentError(
         absl::StrFormat("slot %d of a group of %d", assign.slot, loaded->shape.num_ranks));
   }
-  const std::vector<int> experts = ExpertsOfRank(loaded->shape, loaded->slot);
-  const auto tensors = loaded->checkpoint->SelectTensors(experts, loaded->has_attention());
-  if (!tensors.ok()) return tensors.status();
-  const auto report = loaded->checkpoint->Load(*tensors, [this](uint64_t done, uint64_t total) {
-    membership_->SendLoadProgress(done, total);
-  });
-  if (!report.ok()) return report.status();
-  if (absl::Status status = BuildRank(loaded.get()); !status.ok()) return status;
+  if (options_.backend->on_device() && loaded->shape.num_ranks > 1) {
+    return absl::UnimplementedError(absl::StrFormat(
+        "a group of %d ranks on GPUs needs the NCCL exchange, which is not built: use "
+        "--expert-parallel 1, or --backend cpu",
+        loaded->shape.num_ranks));
+  }
+  const model::ModelConfig& config = loaded->checkpoint->config();
+  const coordinator::v1::EngineLimits& limits = assign.spec.limits();
+  const int max_context =
+      limits.max_context() > 0
+          ? std::min(static_cast<int>(limits.max_context()), config.max_positions)
+          : config.max_positions;
+  auto rank = options_.backend->Load(
+      *loaded->checkpoint,
+      {.rank = loaded->slot,
+       .num_ranks = loaded->shape.num_ranks,
+       .experts = ExpertsOfRank(loaded->shape, loaded->slot),
+       .attention = loaded->has_attention(),
+       .replicated = loaded->replicated(),
+       .max_rows = loaded->shape.max_rows,
+       .max_positions = max_context,
+       .kv_bytes = limits.kv_bytes(),
+       .num_threads = std::max(1, static_cast<int>(limits.attention_threads()))},
+      metrics_->step_times(),
+      [this](uint64_t done, uint64_t total) { membership_->SendLoadProgress(done, total); });
+  if (!rank.ok()) return rank.status();
+  loaded->model = *std::move(rank);
+  if (!loaded->model->description().empty()) spdlog::info("{}", loaded->model->description());
+  if (loaded->has_attention()) {
+    if (absl::Status status = BuildOwner(loaded.get(), max_context); !status.ok()) return status;
+  }
 
+  const model::LoadReport& report = loaded->model->report();
   coordinator::v1::Loaded message;
-  message.set_bytes(report->num_bytes);
-  message.set_seconds(report->seconds);
-  message.set_resident_bytes(report->resident_bytes);
+  message.set_bytes(report.num_bytes);
+  message.set_seconds(report.seconds);
+  message.set_resident_bytes(report.resident_bytes);
   message.set_model_digest(loaded->checkpoint->digest());
   if (loaded->kv_blocks != nullptr) {
     message.set_kv_capacity_tokens(uint64_t(loaded->kv_blocks->num_blocks()) *
                                    kernels::kKvBlockTokens);
   }
   for (const std::string& warning : loaded->checkpoint->warnings()) message.add_warnings(warning);
-  for (const std::string& warning : report->warnings) message.add_warnings(warning);
-  metrics_->SetLoad({.num_bytes = report->num_bytes,
-                     .resident_bytes = report->resident_bytes,
-                     .seconds = report->seconds,
+  for (const std::string& warning : report.warnings) message.add_warnings(warning);
+  metrics_->SetLoad({.num_bytes = report.num_bytes,
+                     .resident_bytes = report.resident_bytes,
+                     .seconds = report.seconds,
                      .kv_capacity_tokens = message.kv_capacity_tokens()});
-  metrics_->SetExperts(loaded->experts.get());
+  metrics_->SetExperts(&loaded->model->expert_counts());
   loaded_ = std::move(loaded);
   if (loaded_->leader != nullptr) {
     {
@@ -258,48 +280,16 @@ absl::Status Worker::Load(const Assign& assign) {
   return absl::OkStatus();
 }
 
-absl::Status Worker::BuildRank(Loaded* loaded) {
-  const model::ModelConfig& config = loaded->checkpoint->config();
-  const model::ModelWeights& weights = loaded->checkpoint->weights();
-  const coordinator::v1::EngineLimits& limits = loaded->spec.limits();
-  loaded->pool = std::make_unique<kernels::ThreadPool>(kernels::ThreadPool::Options{
-      .num_threads =
-          loaded->has_attention() ? std::max(1, static_cast<int>(limits.attention_threads())) : 1,
-      // Every replicated rank attends, each with one thread: they outnumber the cores.
-      .spin_microseconds =
-          loaded->replicated() && loaded->shape.num_ranks > 1 ? 0 : kAttentionSpinMicroseconds});
-  const kernels::Context context{.level = options_.cpu_level, .pool = loaded->pool.get()};
-  loaded->experts = std::make_unique<model::RankExperts>(
-      config, weights, ExpertsOfRank(loaded->shape, loaded->slot), context);
-  if (!loaded->has_attention()) return absl::OkStatus();
-
-  const uint64_t block_bytes = model::KvBlockBytes(config);
-  const uint64_t num_blocks = limits.kv_bytes() / block_bytes;
-  if (num_blocks < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("a KV cache of %d bytes holds nothing: one block of %d tokens takes %d",
-                        limits.kv_bytes(), kernels::kKvBlockTokens, block_bytes));
-  }
-  auto cache =
-      model::KvCache::Create(config, static_cast<int>(std::min<uint64_t>(num_blocks, 1 << 24)));
-  if (!cache.ok()) return cache.status();
-  loaded->kv_cache = *std::move(cache);
-  loaded->kv_blocks = std::make_unique<engine::KvBlockPool>(loaded->kv_cache->num_blocks(),
+absl::Status Worker::BuildOwner(Loaded* loaded, int max_context) {
+  loaded->kv_blocks = std::make_unique<engine::KvBlockPool>(loaded->model->num_kv_blocks(),
                                                             kernels::kKvBlockTokens);
-  const int max_context =
-      limits.max_context() > 0
-          ? std::min(static_cast<int>(limits.max_context()), config.max_positions)
-          : config.max_positions;
-  loaded->decoder = std::make_unique<model::DecoderModel>(
-      config, weights, loaded->kv_cache.get(),
-      model::DecoderModel::Options{.max_rows = loaded->shape.max_rows,
-                                   .max_positions = max_context},
-      context);
   loaded->owner = std::make_unique<engine::Owner>(
       engine::OwnerOptions{.rank = loaded->slot,
+                           .num_ranks = loaded->shape.num_ranks,
                            .replicated = loaded->replicated(),
                            .samples = !loaded->replicated() || loaded->slot == 0},
-      loaded->decoder.get(), loaded->kv_blocks.get(), context, metrics_->step_times());
+      loaded->model->decoder(), loaded->kv_blocks.get(), loaded->model->context(),
+      metrics_->step_times());
   if (loaded->slot == 0) {
     auto leader = MakeLeader(*loaded, max_context);
     if (!leader.ok()) return leader.status();
@@ -379,28 +369,37 @@ void Worker::HandleActivate(const Activate& activate) {
   metrics_->SetEpoch(activate.epoch, group);
   ForgetLostSequences(activate.epoch);
 
-  const engine::EpochRank rank{.epoch = activate.epoch,
-                               .rank = loaded_->slot,
-                               .num_ranks = loaded_->shape.num_ranks,
-                               .replicated = loaded_->replicated(),
-                               .exchange = group.get(),
-                               .control = group.get(),
-                               .owner = loaded_->owner.get(),
-                               .stop = &epoch_over_,
-                               .current_step = &current_step_};
   service_->SetEpochRunning(true);
-  const absl::Status status = loaded_->leader != nullptr
-                                  ? engine::LeadEpoch(rank, loaded_->leader.get())
-                                  : engine::FollowEpoch(rank);
+  const absl::Status status = RunEpoch(activate.epoch, group.get());
   service_->SetEpochRunning(false);
   metrics_->SetEpoch(0, nullptr);
+  const bool lost = loaded_->model->IsLost(status);
   if (!absl::IsAborted(status)) {
     spdlog::error("epoch {} ends: {}", activate.epoch, std::string(status.message()));
-    membership_->SendEpochFailed(activate.epoch, std::string(status.message()), group->suspect());
+    membership_->SendEpochFailed(activate.epoch, std::string(status.message()),
+                                 lost ? loaded_->slot : group->suspect());
   }
+  // The next epoch needs a process that can compute.
+  if (lost) Fail(status);
   absl::MutexLock lock(&mutex_);
   running_epoch_ = 0;
   if (leaving_ && !outcome_.has_value()) outcome_ = absl::OkStatus();
+}
+
+absl::Status Worker::RunEpoch(uint64_t epoch, exchange::EpochExchange* group) {
+  const auto layers = loaded_->model->MakeLayers({.host = group});
+  if (!layers.ok()) return layers.status();
+  const engine::EpochRank rank{.epoch = epoch,
+                               .rank = loaded_->slot,
+                               .num_ranks = loaded_->shape.num_ranks,
+                               .replicated = loaded_->replicated(),
+                               .layers = layers->get(),
+                               .control = group,
+                               .owner = loaded_->owner.get(),
+                               .stop = &epoch_over_,
+                               .current_step = &current_step_};
+  return loaded_->leader != nullptr ? engine::LeadEpoch(rank, loaded_->leader.get())
+                                    : engine::FollowEpoch(rank);
 }
 
 // What an earlier epoch computed is kept only where its owner and its leader are still the same
@@ -447,7 +446,7 @@ absl::StatusOr<std::shared_ptr<exchange::EpochExchange>> Worker::MakeExchange(
     uint64_t epoch, const std::string& bootstrap) const {
   const exchange::GroupShape& shape = loaded_->shape;
   const int rank = loaded_->slot;
-  model::RankExperts* const experts = loaded_->experts.get();
+  exchange::LocalExperts* const experts = loaded_->model->host_experts();
   if (loaded_->spec.exchange() == coordinator::v1::EXCHANGE_TCP) {
     using exchange::TcpGroup;
     return rank == 0 ? TcpGroup::Create(shape, epoch, experts, MakeTcpOptions())

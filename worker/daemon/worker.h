@@ -20,8 +20,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "kernels/context.h"
-#include "kernels/thread_pool.h"
 #include "proto/coordinator.pb.h"
 #include "worker/daemon/worker_metrics.h"
 #include "worker/engine/epoch_loop.h"
@@ -32,8 +30,8 @@
 #include "worker/exchange/shared_memory.h"
 #include "worker/exchange/tcp.h"
 #include "worker/membership/membership.h"
+#include "worker/model/backend.h"
 #include "worker/model/checkpoint.h"
-#include "worker/model/forward.h"
 #include "worker/service/engine_service.h"
 
 namespace moe::worker {
@@ -41,7 +39,7 @@ namespace moe::worker {
 struct WorkerOptions {
   std::string model_dir;
   std::string converted_weights_path;  // see model::Checkpoint::Options; may be empty
-  kernels::CpuLevel cpu_level = kernels::CpuLevel::kPlain;
+  model::Backend* backend = nullptr;   // what the rank computes on; not owned, outlives the worker
   // Where other ranks reach this one when the group's exchange is Tcp; its address() goes into
   // Hello. Not owned; must outlive the worker. Null where the process has no exchange address: a
   // group that needs one is then refused.
@@ -100,12 +98,9 @@ class Worker : public membership::MembershipHandler {
     int slot = 0;
     exchange::GroupShape shape;
     std::unique_ptr<model::Checkpoint> checkpoint;
-    std::unique_ptr<kernels::ThreadPool> pool;
-    std::unique_ptr<model::RankExperts> experts;
+    std::unique_ptr<model::RankModel> model;
     // Attention ranks only:
-    std::unique_ptr<model::KvCache> kv_cache;
     std::unique_ptr<engine::KvBlockPool> kv_blocks;
-    std::unique_ptr<model::DecoderModel> decoder;
     std::unique_ptr<engine::Owner> owner;
     // Slot 0 only:
     std::unique_ptr<engine::Leader> leader;
@@ -119,7 +114,7 @@ class Worker : public membership::MembershipHandler {
   void Push(Command command);
   void RunEngineThread();
   absl::Status Load(const Assign& assign);
-  absl::Status BuildRank(Loaded* loaded);
+  absl::Status BuildOwner(Loaded* loaded, int max_context);
   absl::StatusOr<std::unique_ptr<engine::Leader>> MakeLeader(const Loaded& loaded, int max_context);
   // The exchange of `epoch`, of the kind that was assigned. Rank 0 makes the bootstrap, the others
   // are given it.
@@ -130,6 +125,8 @@ class Worker : public membership::MembershipHandler {
   void HandlePrepare(const Prepare& prepare);
   void HandleJoin(const Join& join);
   void HandleActivate(const Activate& activate);
+  // The epoch's steps, until it ends; why it ended.
+  absl::Status RunEpoch(uint64_t epoch, exchange::EpochExchange* group);
   void ForgetLostSequences(uint64_t epoch);
   // Makes `group` the one that OnAbort ends; false if its epoch is already over.
   bool AdoptGroup(uint64_t epoch, std::shared_ptr<exchange::EpochExchange> group);

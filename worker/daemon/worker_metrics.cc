@@ -36,7 +36,7 @@ MetricFamily Single(std::string name, std::string help, MetricType type, double 
   return family;
 }
 
-MetricFamily ExpertTokens(const model::RankExperts& experts) {
+MetricFamily ExpertTokens(const model::ExpertCounts& experts) {
   MetricFamily family =
       Family("moe_expert_tokens_total",
              "Tokens that an expert of this worker ran, by layer; recomputed tokens count again.",
@@ -66,7 +66,7 @@ void WorkerMetrics::SetSlot(int slot) {
   slot_ = slot;
 }
 
-void WorkerMetrics::SetExperts(const model::RankExperts* experts) {
+void WorkerMetrics::SetExperts(const model::ExpertCounts* experts) {
   absl::MutexLock lock(&mutex_);
   experts_ = experts;
 }
@@ -90,10 +90,10 @@ exchange::ExchangeStats WorkerMetrics::TotalExchange() const {
 
 double WorkerMetrics::BusySeconds() const {
   double seconds = experts_ == nullptr ? 0 : experts_->busy_seconds();
-  for (int part = 0; part < engine::StepTimes::kNumParts; ++part) {
+  for (int part = 0; part < model::StepTimes::kNumParts; ++part) {
     // The part "experts" also holds the wait for other ranks; experts_ has counted its work.
-    if (part == engine::StepTimes::kExperts) continue;
-    seconds += step_times_.seconds(static_cast<engine::StepTimes::Part>(part));
+    if (part == model::StepTimes::kExperts) continue;
+    seconds += step_times_.seconds(static_cast<model::StepTimes::Part>(part));
   }
   return seconds;
 }
@@ -136,11 +136,11 @@ std::vector<MetricFamily> WorkerMetrics::Collect() const {
 
   MetricFamily parts = Family("moe_step_seconds_total",
                               "Time of an attention rank's steps, by part; 'experts' includes "
-                              "waiting for other ranks.",
+                              "waiting for other ranks; 'device' is all of a GPU's.",
                               MetricType::Counter);
-  for (int i = 0; i < engine::StepTimes::kNumParts; ++i) {
-    const auto part = static_cast<engine::StepTimes::Part>(i);
-    AddValue(step_times_.seconds(part), {{"part", std::string(engine::StepTimes::PartName(part))}},
+  for (int i = 0; i < model::StepTimes::kNumParts; ++i) {
+    const auto part = static_cast<model::StepTimes::Part>(i);
+    AddValue(step_times_.seconds(part), {{"part", std::string(model::StepTimes::PartName(part))}},
              &parts);
   }
   families.push_back(std::move(parts));

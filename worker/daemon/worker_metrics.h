@@ -14,9 +14,9 @@
 #include "prometheus/collectable.h"
 #include "prometheus/metric_family.h"
 #include "proto/coordinator.pb.h"
-#include "worker/engine/owner.h"
 #include "worker/exchange/exchange.h"
-#include "worker/model/forward.h"
+#include "worker/model/expert_counts.h"
+#include "worker/model/step_times.h"
 
 namespace moe::worker {
 
@@ -31,11 +31,11 @@ class WorkerMetrics : public prometheus::Collectable {
   };
 
   // Written by the engine thread without a lock.
-  engine::StepTimes* step_times() { return &step_times_; }
+  model::StepTimes* step_times() { return &step_times_; }
 
   void SetSlot(int slot) ABSL_LOCKS_EXCLUDED(mutex_);
   // Not owned; must outlive this or be replaced by null first.
-  void SetExperts(const model::RankExperts* experts) ABSL_LOCKS_EXCLUDED(mutex_);
+  void SetExperts(const model::ExpertCounts* experts) ABSL_LOCKS_EXCLUDED(mutex_);
   void SetLoad(const LoadFigures& load) ABSL_LOCKS_EXCLUDED(mutex_);
   // The exchange of the running epoch; null when it ended: its figures are kept.
   void SetEpoch(uint64_t epoch, std::shared_ptr<const exchange::Exchange> exchange)
@@ -51,10 +51,10 @@ class WorkerMetrics : public prometheus::Collectable {
   // Time in which this rank computed: not waiting for others, not idle.
   double BusySeconds() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  engine::StepTimes step_times_;
+  model::StepTimes step_times_;
   mutable absl::Mutex mutex_;
   int slot_ ABSL_GUARDED_BY(mutex_) = -1;
-  const model::RankExperts* experts_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  const model::ExpertCounts* experts_ ABSL_GUARDED_BY(mutex_) = nullptr;
   LoadFigures load_ ABSL_GUARDED_BY(mutex_);
   uint64_t epoch_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t num_epochs_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -38,7 +38,7 @@ absl::Status LeadStep(const EpochRank& rank, const v1::StepPlan& plan, Leader* l
     return status;
   }
   std::vector<v1::StepResult> results;
-  auto own = rank.owner->RunStep(plan, rank.exchange);
+  auto own = rank.owner->RunStep(plan, rank.layers);
   if (!own.ok()) return own.status();
   results.push_back(*std::move(own));
   const auto answers = rank.control->ReceiveResults(plan.step(), ranks);
@@ -51,11 +51,30 @@ absl::Status LeadStep(const EpochRank& rank, const v1::StepPlan& plan, Leader* l
   return leader->Commit(plan, results, absl::Now());
 }
 
+// The step of a rank that owns no sequences. Only where every rank runs every step is there one.
+absl::StatusOr<v1::StepResult> RunExperts(const v1::StepPlan& plan, const EpochRank& rank) {
+  if (!rank.layers->collective()) {
+    return absl::InternalError("the leader planned rows for a rank that owns no sequences");
+  }
+  v1::StepResult result;
+  result.set_epoch(plan.epoch());
+  result.set_step(plan.step());
+  result.set_rank(static_cast<uint32_t>(rank.rank));
+  if (plan.slices().empty()) return result;
+  const auto num_rows = RowsOfRanks(plan, rank.num_ranks, rank.replicated);
+  if (!num_rows.ok()) return num_rows.status();
+  if ((*num_rows)[static_cast<size_t>(rank.rank)] > 0) {
+    return absl::InternalError("the leader planned rows for a rank that owns no sequences");
+  }
+  if (absl::Status status = rank.layers->Run(plan.step(), *num_rows); !status.ok()) return status;
+  return result;
+}
+
 }  // namespace
 
 std::vector<int> RanksOfPlan(const v1::StepPlan& plan, const EpochRank& rank) {
   std::vector<int> ranks;
-  if (rank.replicated) {
+  if (rank.replicated || rank.layers->collective()) {
     for (int other = 1; other < rank.num_ranks; ++other) ranks.push_back(other);
     return ranks;
   }
@@ -92,11 +111,9 @@ absl::Status FollowEpoch(const EpochRank& rank) {
           absl::StrFormat("the leader sent a plan of epoch %d step %d, expected epoch %d step %d",
                           plan.epoch(), plan.step(), rank.epoch, received->step));
     }
-    if (rank.owner == nullptr) {
-      return absl::InternalError("the leader planned rows for a rank that owns no sequences");
-    }
     rank.current_step->store(plan.step(), std::memory_order_relaxed);
-    const auto result = rank.owner->RunStep(plan, rank.exchange);
+    const auto result =
+        rank.owner != nullptr ? rank.owner->RunStep(plan, rank.layers) : RunExperts(plan, rank);
     if (!result.ok()) return result.status();
     if (absl::Status status = rank.control->SendResult(received->step, result->SerializeAsString());
         !status.ok()) {

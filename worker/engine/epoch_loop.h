@@ -13,6 +13,7 @@
 #include "worker/engine/leader.h"
 #include "worker/engine/owner.h"
 #include "worker/exchange/exchange.h"
+#include "worker/model/decoder.h"
 
 namespace moe::engine {
 
@@ -22,7 +23,7 @@ struct EpochRank {
   int rank = 0;
   int num_ranks = 1;
   bool replicated = false;
-  exchange::Exchange* exchange = nullptr;
+  model::LayerLoop* layers = nullptr;
   exchange::ControlChannel* control = nullptr;
   Owner* owner = nullptr;                         // null for a rank that only holds experts
   const std::atomic<bool>* stop = nullptr;        // set when the epoch is over
@@ -30,7 +31,7 @@ struct EpochRank {
 };
 
 // The ranks other than 0 that have a part in `plan`: owners of its slices, or everybody when
-// attention is replicated. Ascending.
+// attention is replicated or the layers are collective. Ascending.
 std::vector<int> RanksOfPlan(const v1::StepPlan& plan, const EpochRank& rank);
 
 // Rank 0. Runs steps as long as the leader has work and waits for it otherwise. Returns Aborted

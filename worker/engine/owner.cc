@@ -1,28 +1,13 @@
 #include "worker/engine/owner.h"
 
 #include <algorithm>
-#include <chrono>
+#include <string>
 
 #include "absl/strings/str_format.h"
 #include "worker/engine/sampler.h"
 
 namespace moe::engine {
 namespace {
-
-// Adds the time since the last lap to a part.
-class LapTimer {
- public:
-  explicit LapTimer(StepTimes* times) : times_(times), last_(std::chrono::steady_clock::now()) {}
-  void Lap(StepTimes::Part part) {
-    const auto now = std::chrono::steady_clock::now();
-    times_->Add(part, std::chrono::duration_cast<std::chrono::nanoseconds>(now - last_).count());
-    last_ = now;
-  }
-
- private:
-  StepTimes* times_;
-  std::chrono::steady_clock::time_point last_;
-};
 
 template <typename Message>
 void FillTop(const Logprobs& logprobs, Message* message) {
@@ -36,37 +21,26 @@ void FillTop(const Logprobs& logprobs, Message* message) {
 
 }  // namespace
 
-std::string_view StepTimes::PartName(Part part) {
-  switch (part) {
-    case kAttention:
-      return "attention";
-    case kRoute:
-      return "route";
-    case kDispatch:
-      return "dispatch";
-    case kExperts:
-      return "experts";
-    case kCombine:
-      return "combine";
-    case kLogits:
-      return "logits";
-    case kSampling:
-      return "sampling";
-    case kNumParts:
-      break;
+absl::StatusOr<std::vector<int>> RowsOfRanks(const v1::StepPlan& plan, int num_ranks,
+                                             bool replicated) {
+  std::vector<int> num_rows(num_ranks, 0);
+  for (const v1::SequenceSlice& slice : plan.slices()) {
+    if (slice.owner() >= static_cast<uint32_t>(num_ranks)) {
+      return absl::InternalError(absl::StrFormat("step %d names owner %d of %d ranks", plan.step(),
+                                                 slice.owner(), num_ranks));
+    }
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      if (replicated || static_cast<uint32_t>(rank) == slice.owner()) {
+        num_rows[rank] += static_cast<int>(slice.count());
+      }
+    }
   }
-  return "unknown";
+  return num_rows;
 }
 
-double StepTimes::total_seconds() const {
-  double total = 0;
-  for (int part = 0; part < kNumParts; ++part) total += seconds(static_cast<Part>(part));
-  return total;
-}
-
-Owner::Owner(const OwnerOptions& options, model::DecoderModel* model, KvBlockPool* blocks,
+Owner::Owner(const OwnerOptions& options, model::Decoder* decoder, KvBlockPool* blocks,
              const kernels::Context& context, StepTimes* times)
-    : options_(options), model_(model), blocks_(blocks), context_(context), times_(times) {}
+    : options_(options), decoder_(decoder), blocks_(blocks), context_(context), times_(times) {}
 
 void Owner::DropAll() {
   sequences_.clear();
@@ -154,25 +128,39 @@ absl::Status Owner::GatherRows(const v1::StepPlan& plan) {
   return absl::OkStatus();
 }
 
-absl::Status Owner::RunLayers(uint64_t step, exchange::Exchange* exchange) {
-  LapTimer timer(times_);
-  for (int layer = 0; layer < model_->config().num_layers; ++layer) {
-    model_->Attention(layer);
-    timer.Lap(StepTimes::kAttention);
-    model_->Route(layer, exchange->rows());
-    timer.Lap(StepTimes::kRoute);
-    if (absl::Status status =
-            exchange->Dispatch(step, layer, model_->num_rows(), model_->expert_ids());
-        !status.ok()) {
-      return status;
-    }
-    timer.Lap(StepTimes::kDispatch);
-    const auto outputs = exchange->Combine();
-    if (!outputs.ok()) return outputs.status();
-    timer.Lap(StepTimes::kExperts);
-    model_->Combine(*outputs);
-    timer.Lap(StepTimes::kCombine);
+model::LogitRequest Owner::RequestFor(const LogitRow& logit_row) const {
+  using Want = model::LogitRequest::Want;
+  const Sequence& sequence = sequences_.at(my_slices_[logit_row.slice_idx]->sequence_id());
+  model::LogitRequest request = {.row = logit_row.row};
+  if (logit_row.prompt_token >= 0) {
+    request.want = Want::kLogprobs;
+    request.token = logit_row.prompt_token;
+    request.num_top = sequence.sampling.num_prompt_logprobs();
+    return request;
   }
+  const auto draw =
+      AsPlainDraw(sequence.sampling, sequence.tokens.size() - sequence.num_prompt_tokens,
+                  decoder_->config().vocab_size);
+  if (!draw.has_value()) return request;
+  request.want = Want::kDraw;
+  request.uniform = draw->uniform;
+  request.temperature = draw->temperature;
+  request.num_top = sequence.sampling.num_logprobs();
+  return request;
+}
+
+absl::Status Owner::TakeDrawn(const LogitRow& logit_row, const model::LogitResult& drawn,
+                              v1::SequenceResult* result) {
+  if (!drawn.finite) return absl::InvalidArgumentError("logits are not finite");
+  const Logprobs logprobs = {.chosen = drawn.logprob, .top = drawn.top};
+  if (logit_row.prompt_token >= 0) {
+    FillTop(logprobs, result->add_prompt_logprobs());
+    return absl::OkStatus();
+  }
+  const Sequence& sequence = sequences_.at(my_slices_[logit_row.slice_idx]->sequence_id());
+  result->set_sampled(true);
+  result->set_token(drawn.token);
+  if (sequence.sampling.num_logprobs() >= 0) FillTop(logprobs, result);
   return absl::OkStatus();
 }
 
@@ -197,49 +185,49 @@ absl::Status Owner::DrawRow(const LogitRow& logit_row, absl::Span<float> logits,
   return absl::OkStatus();
 }
 
-void Owner::Draw(v1::StepResult* result) {
-  const size_t vocab_size = model_->config().vocab_size;
-  std::vector<int> row_idxs;
-  for (size_t first = 0; first < logit_rows_.size(); first += model::DecoderModel::kMaxLogitRows) {
-    const size_t last =
-        std::min(logit_rows_.size(), first + size_t{model::DecoderModel::kMaxLogitRows});
-    LapTimer timer(times_);
-    row_idxs.clear();
-    for (size_t i = first; i < last; ++i) row_idxs.push_back(logit_rows_[i].row);
-    const absl::Span<float> logits = model_->Logits(row_idxs);
-    timer.Lap(StepTimes::kLogits);
-    for (size_t i = first; i < last; ++i) {
-      v1::SequenceResult* sequence_result = result->mutable_results(logit_rows_[i].slice_idx);
-      if (!sequence_result->error().empty()) continue;
-      const absl::Status status = DrawRow(
-          logit_rows_[i], logits.subspan((i - first) * vocab_size, vocab_size), sequence_result);
-      if (!status.ok()) sequence_result->set_error(std::string(status.message()));
-    }
+absl::Status Owner::Draw(v1::StepResult* result) {
+  requests_.clear();
+  for (const LogitRow& logit_row : logit_rows_) requests_.push_back(RequestFor(logit_row));
+  return decoder_->Finish(requests_, [&](size_t i, const model::LogitResult& answer) {
+    const LogitRow& logit_row = logit_rows_[i];
+    v1::SequenceResult* sequence_result = result->mutable_results(logit_row.slice_idx);
+    if (!sequence_result->error().empty()) return;
+    model::LapTimer timer(times_);
+    const absl::Status status = answer.logits.empty()
+                                    ? TakeDrawn(logit_row, answer, sequence_result)
+                                    : DrawRow(logit_row, answer.logits, sequence_result);
+    if (!status.ok()) sequence_result->set_error(std::string(status.message()));
     timer.Lap(StepTimes::kSampling);
-  }
+  });
 }
 
-absl::StatusOr<v1::StepResult> Owner::RunStep(const v1::StepPlan& plan,
-                                              exchange::Exchange* exchange) {
+absl::StatusOr<v1::StepResult> Owner::RunStep(const v1::StepPlan& plan, model::LayerLoop* layers) {
   v1::StepResult result;
   result.set_epoch(plan.epoch());
   result.set_step(plan.step());
   result.set_rank(options_.rank);
   ApplySequences(plan);
   if (absl::Status status = GatherRows(plan); !status.ok()) return status;
-  if (tokens_.empty()) return result;
-  if (absl::Status status = model_->Begin(rows_, tokens_); !status.ok()) {
-    return absl::InternalError(status.message());
+  const auto num_rows = RowsOfRanks(plan, options_.num_ranks, options_.replicated);
+  if (!num_rows.ok()) return num_rows.status();
+  if (tokens_.empty() && !layers->collective()) return result;
+  // A step of no rank has no layers either: it only brings or releases sequences.
+  if (plan.slices().empty()) return result;
+  if (absl::Status status = decoder_->Begin(rows_, tokens_); !status.ok()) {
+    return absl::IsInvalidArgument(status) ? absl::InternalError(status.message()) : status;
   }
-  if (absl::Status status = RunLayers(plan.step(), exchange); !status.ok()) return status;
+  if (absl::Status status = layers->Run(plan.step(), *num_rows); !status.ok()) return status;
+  for (const v1::SequenceSlice* slice : my_slices_) {
+    if (options_.samples) result.add_results()->set_sequence_id(slice->sequence_id());
+  }
+  if (absl::Status status = Draw(&result); !status.ok()) return status;
+  // Only now is it known that the rows were computed.
   for (const v1::SequenceSlice* slice : my_slices_) {
     const Sequence& sequence = sequences_.at(slice->sequence_id());
     blocks_->Commit(
         slice->sequence_id(),
         absl::MakeConstSpan(sequence.tokens).first(size_t{slice->start()} + slice->count()));
-    if (options_.samples) result.add_results()->set_sequence_id(slice->sequence_id());
   }
-  Draw(&result);
   return result;
 }
 

@@ -1,5 +1,5 @@
-// An attention rank's part of a step: its sequences, their KV cache, the layer loop, the next
-// tokens.
+// An attention rank's part of a step: its sequences, their KV blocks, the next tokens. What is
+// computed is the decoder's and the layer loop's, on whatever device.
 //
 // All that a step needs stands in its plan, and rows overwrite the cache at their positions, so a
 // step that was cut off by the end of an epoch is simply run again in the next one.
@@ -8,59 +8,47 @@
 #ifndef MOE_WORKER_ENGINE_OWNER_H_
 #define MOE_WORKER_ENGINE_OWNER_H_
 
-#include <array>
-#include <atomic>
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/attention.h"
 #include "kernels/context.h"
 #include "proto/step.pb.h"
 #include "worker/engine/kv_block_pool.h"
-#include "worker/exchange/exchange.h"
-#include "worker/model/forward.h"
+#include "worker/model/decoder.h"
+#include "worker/model/step_times.h"
 
 namespace moe::engine {
 
-// Where an owner's time went. Written by the engine thread, read by any.
-class StepTimes {
- public:
-  enum Part { kAttention, kRoute, kDispatch, kExperts, kCombine, kLogits, kSampling, kNumParts };
-  static std::string_view PartName(Part part);
-
-  void Add(Part part, int64_t nanoseconds) {
-    nanoseconds_[part].fetch_add(nanoseconds, std::memory_order_relaxed);
-  }
-  double seconds(Part part) const {
-    return 1e-9 * static_cast<double>(nanoseconds_[part].load(std::memory_order_relaxed));
-  }
-  // Without waiting for other ranks: what kExperts counts includes that wait.
-  double total_seconds() const;
-
- private:
-  std::array<std::atomic<int64_t>, kNumParts> nanoseconds_{};
-};
+using model::StepTimes;
 
 struct OwnerOptions {
   int rank = 0;
+  int num_ranks = 1;
   bool replicated = false;  // compute every sequence, whoever owns it
   bool samples = true;      // false for replicas other than rank 0: they leave logits alone
 };
 
+// Rows of each rank in `plan`: of all its slices where attention is replicated. Internal for an
+// owner that is not there.
+absl::StatusOr<std::vector<int>> RowsOfRanks(const v1::StepPlan& plan, int num_ranks,
+                                             bool replicated);
+
 // Not thread-safe: lives on the engine thread. Survives epochs.
 class Owner {
  public:
-  // The pointers are not owned and must outlive this.
-  Owner(const OwnerOptions& options, model::DecoderModel* model, KvBlockPool* blocks,
+  // The pointers are not owned and must outlive this; `times` may be null.
+  Owner(const OwnerOptions& options, model::Decoder* decoder, KvBlockPool* blocks,
         const kernels::Context& context, StepTimes* times);
 
-  // Runs this rank's slices of `plan` through `exchange` and draws tokens. A plan without slices of
+  // Runs this rank's slices of `plan` through `layers` and draws tokens. A plan without slices of
   // this rank gives an empty result. Internal for a plan that contradicts what this rank knows;
-  // Aborted or DeadlineExceeded from the exchange. A sequence whose logits are not finite gets an
-  // error in its result and harms no other.
-  absl::StatusOr<v1::StepResult> RunStep(const v1::StepPlan& plan, exchange::Exchange* exchange);
+  // errors of the layers and of the decoder as they are. A sequence whose logits are not finite
+  // gets an error in its result and harms no other.
+  absl::StatusOr<v1::StepResult> RunStep(const v1::StepPlan& plan, model::LayerLoop* layers);
 
   // Forgets all sequences and their KV cache.
   void DropAll();
@@ -83,13 +71,16 @@ class Owner {
   }
   void ApplySequences(const v1::StepPlan& plan);
   absl::Status GatherRows(const v1::StepPlan& plan);
-  absl::Status RunLayers(uint64_t step, exchange::Exchange* exchange);
-  void Draw(v1::StepResult* result);
+  model::LogitRequest RequestFor(const LogitRow& logit_row) const;
+  absl::Status Draw(v1::StepResult* result);
+  // What the decoder answered with logits, and what it drew itself.
   absl::Status DrawRow(const LogitRow& logit_row, absl::Span<float> logits,
                        v1::SequenceResult* result);
+  absl::Status TakeDrawn(const LogitRow& logit_row, const model::LogitResult& drawn,
+                         v1::SequenceResult* result);
 
   const OwnerOptions options_;
-  model::DecoderModel* const model_;
+  model::Decoder* const decoder_;
   KvBlockPool* const blocks_;
   const kernels::Context context_;
   StepTimes* const times_;
@@ -100,6 +91,7 @@ class Owner {
   std::vector<kernels::AttentionSlice> rows_;
   std::vector<int32_t> tokens_;
   std::vector<LogitRow> logit_rows_;
+  std::vector<model::LogitRequest> requests_;  // for logit_rows_
 };
 
 }  // namespace moe::engine

@@ -356,6 +356,17 @@ double UniformDraw(uint64_t seed, uint32_t choice, uint32_t position) {
   return static_cast<double>(high_53) * 0x1p-53;
 }
 
+std::optional<PlainDraw> AsPlainDraw(const v1::SamplingParams& params, size_t num_generated,
+                                     int vocab_size) {
+  if (HasAdjustments(params, num_generated)) return std::nullopt;
+  if (params.temperature() < kMinTemperature) return PlainDraw();
+  const bool top_k = params.top_k() > 0 && params.top_k() < vocab_size;
+  if (top_k || params.top_p() < 1 || params.min_p() > 0) return std::nullopt;
+  return PlainDraw{
+      .uniform = UniformDraw(params.seed(), params.choice(), static_cast<uint32_t>(num_generated)),
+      .temperature = params.temperature()};
+}
+
 absl::StatusOr<Logprobs> ComputeLogprobs(const kernels::Context& context,
                                          absl::Span<const float> logits, int32_t token,
                                          int num_top) {

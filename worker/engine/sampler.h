@@ -15,7 +15,9 @@
 #ifndef MOE_WORKER_ENGINE_SAMPLER_H_
 #define MOE_WORKER_ENGINE_SAMPLER_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -39,6 +41,16 @@ struct Sample {
 
 // A uniform number in [0, 1), a multiple of 2^-53.
 double UniformDraw(uint64_t seed, uint32_t choice, uint32_t position);
+
+// A draw that needs nothing but the logits and these: from all of the vocabulary, nothing adjusted.
+struct PlainDraw {
+  double uniform = 0;
+  float temperature = 0;  // 0: the largest logit
+};
+// What to draw with after `num_generated` tokens, where SampleToken would not look at more either.
+// A function of its arguments alone, so a request is drawn in the same way wherever it runs.
+std::optional<PlainDraw> AsPlainDraw(const v1::SamplingParams& params, size_t num_generated,
+                                     int vocab_size);
 
 // Log-probability of `token` and the num_top likeliest. `logits` [vocab_size] fp32.
 // InvalidArgument when the logits are not finite.

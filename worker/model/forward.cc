@@ -59,8 +59,8 @@ kernels::KvLayerView KvCache::layer(int layer) const {
           .head_dim = head_dim_};
 }
 
-DecoderModel::DecoderModel(const ModelConfig& config, const ModelWeights& weights, KvCache* cache,
-                           const Options& options, const kernels::Context& context)
+CpuDecoder::CpuDecoder(const ModelConfig& config, const ModelWeights& weights, KvCache* cache,
+                       const Options& options, const kernels::Context& context)
     : config_(config),
       weights_(weights),
       cache_(cache),
@@ -68,6 +68,7 @@ DecoderModel::DecoderModel(const ModelConfig& config, const ModelWeights& weight
       max_positions_(options.max_positions > 0
                          ? std::min(options.max_positions, config.max_positions)
                          : config.max_positions),
+      times_(options.times),
       context_(context),
       rope_(config.head_dim, max_positions_, config.rope_theta),
       qkv_stride_((config.num_heads + 2 * config.num_kv_heads) * config.head_dim),
@@ -81,32 +82,17 @@ DecoderModel::DecoderModel(const ModelConfig& config, const ModelWeights& weight
       gathered_(size_t{kMaxLogitRows} * config.hidden),
       logits_(size_t{kMaxLogitRows} * config.vocab_size) {}
 
-absl::Status DecoderModel::Begin(absl::Span<const kernels::AttentionSlice> slices,
-                                 absl::Span<const int32_t> tokens) {
+absl::Status CpuDecoder::Begin(absl::Span<const kernels::AttentionSlice> slices,
+                               absl::Span<const int32_t> tokens) {
   num_rows_ = 0;
-  if (tokens.size() > size_t(max_rows_)) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("a step of %d rows, where %d are allowed", tokens.size(), max_rows_));
-  }
+  absl::Status status =
+      CheckStep(config_, {.max_rows = max_rows_, .max_positions = max_positions_}, slices, tokens);
+  if (!status.ok()) return status;
   positions_.clear();
   for (const kernels::AttentionSlice& slice : slices) {
-    if (slice.count < 1 || slice.start < 0 ||
-        slice.first_row != static_cast<int>(positions_.size()) ||
-        slice.start > max_positions_ - slice.count) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("a slice of rows %d+%d at position %d, with room for %d positions",
-                          slice.first_row, slice.count, slice.start, max_positions_));
-    }
     for (int i = 0; i < slice.count; ++i) positions_.push_back(slice.start + i);
   }
-  if (positions_.size() != tokens.size()) {
-    return absl::InvalidArgumentError("the slices of a step do not cover its tokens");
-  }
   for (size_t row = 0; row < tokens.size(); ++row) {
-    if (tokens[row] < 0 || tokens[row] >= config_.vocab_size) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("token %d, with a vocabulary of %d", tokens[row], config_.vocab_size));
-    }
     const BFloat16* embedding = weights_.embed + int64_t{tokens[row]} * config_.hidden;
     std::transform(embedding, embedding + config_.hidden, residual_.data() + row * config_.hidden,
                    [](BFloat16 x) { return kernels::ToFloat(x); });
@@ -116,14 +102,14 @@ absl::Status DecoderModel::Begin(absl::Span<const kernels::AttentionSlice> slice
   return absl::OkStatus();
 }
 
-void DecoderModel::ClipQkv() {
+void CpuDecoder::ClipQkv() {
   const float limit = *config_.clip_qkv;
   for (size_t i = 0; i < size_t(num_rows_) * qkv_stride_; ++i) {
     qkv_[i] = std::clamp(qkv_[i], -limit, limit);
   }
 }
 
-void DecoderModel::Attention(int layer) {
+void CpuDecoder::Attention(int layer) {
   const LayerWeights& w = weights_.layers[layer];
   const int hidden = config_.hidden;
   const int q_size = config_.num_heads * config_.head_dim;
@@ -154,7 +140,7 @@ void DecoderModel::Attention(int layer) {
                   hidden, kernels::Accumulate::kYes);
 }
 
-void DecoderModel::Route(int layer, BFloat16* rows) {
+void CpuDecoder::Route(int layer, BFloat16* rows) {
   const LayerWeights& w = weights_.layers[layer];
   kernels::RmsNorm(context_, residual_.data(), w.post_attention_norm, config_.rms_norm_epsilon,
                    num_rows_, config_.hidden, rows);
@@ -164,12 +150,12 @@ void DecoderModel::Route(int layer, BFloat16* rows) {
                      config_.norm_topk_prob, expert_ids_.data(), expert_weights_.data());
 }
 
-void DecoderModel::Combine(const BFloat16* y) {
+void CpuDecoder::Combine(const BFloat16* y) {
   kernels::CombineExperts(context_, y, expert_weights_.data(), num_rows_, config_.top_k,
                           config_.hidden, residual_.data());
 }
 
-absl::Span<float> DecoderModel::Logits(absl::Span<const int> row_idxs) {
+absl::Span<float> CpuDecoder::Logits(absl::Span<const int> row_idxs) {
   const int num_rows = static_cast<int>(row_idxs.size());
   const size_t hidden = config_.hidden;
   for (int i = 0; i < num_rows; ++i) {
@@ -184,19 +170,57 @@ absl::Span<float> DecoderModel::Logits(absl::Span<const int> row_idxs) {
   return absl::MakeSpan(logits_.data(), size_t(num_rows) * config_.vocab_size);
 }
 
+absl::Status CpuDecoder::Finish(absl::Span<const LogitRequest> requests, Deliver deliver) {
+  const size_t vocab_size = static_cast<size_t>(config_.vocab_size);
+  std::vector<int> row_idxs;
+  for (size_t first = 0; first < requests.size(); first += kMaxLogitRows) {
+    const size_t count = std::min(requests.size() - first, size_t{kMaxLogitRows});
+    LapTimer timer(times_);
+    row_idxs.clear();
+    for (size_t i = 0; i < count; ++i) row_idxs.push_back(requests[first + i].row);
+    const absl::Span<float> logits = Logits(row_idxs);
+    timer.Lap(StepTimes::kLogits);
+    for (size_t i = 0; i < count; ++i) {
+      LogitResult result;
+      result.logits = logits.subspan(i * vocab_size, vocab_size);
+      deliver(first + i, result);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status HostLayerLoop::Run(uint64_t step, absl::Span<const int> /*num_rows*/) {
+  if (decoder_ == nullptr) {
+    return absl::InternalError("a step was planned for a rank that only holds experts");
+  }
+  LapTimer timer(times_);
+  for (int layer = 0; layer < decoder_->config().num_layers; ++layer) {
+    decoder_->Attention(layer);
+    timer.Lap(StepTimes::kAttention);
+    decoder_->Route(layer, exchange_->rows());
+    timer.Lap(StepTimes::kRoute);
+    absl::Status status =
+        exchange_->Dispatch(step, layer, decoder_->num_rows(), decoder_->expert_ids());
+    if (!status.ok()) return status;
+    timer.Lap(StepTimes::kDispatch);
+    const auto outputs = exchange_->Combine();
+    if (!outputs.ok()) return outputs.status();
+    timer.Lap(StepTimes::kExperts);
+    decoder_->Combine(*outputs);
+    timer.Lap(StepTimes::kCombine);
+  }
+  return absl::OkStatus();
+}
+
 RankExperts::RankExperts(const ModelConfig& config, const ModelWeights& weights,
                          std::vector<int> experts, const kernels::Context& context)
     : config_(config),
       weights_(weights),
-      experts_(std::move(experts)),
       context_(context),
-      local_idx_(config.num_experts, -1),
-      num_tokens_(size_t(config.num_layers) * experts_.size()) {
-  for (size_t i = 0; i < experts_.size(); ++i) local_idx_[experts_[i]] = static_cast<int>(i);
-}
-
-uint64_t RankExperts::num_tokens(int layer, int expert_idx) const {
-  return num_tokens_[size_t(layer) * experts_.size() + expert_idx].load(std::memory_order_relaxed);
+      counts_(config.num_layers, std::move(experts)),
+      local_idx_(config.num_experts, -1) {
+  const std::vector<int>& held = counts_.experts();
+  for (size_t i = 0; i < held.size(); ++i) local_idx_[held[i]] = static_cast<int>(i);
 }
 
 void RankExperts::Run(int layer, absl::Span<const exchange::RoutedRow> rows, const BFloat16* x,
@@ -213,15 +237,13 @@ void RankExperts::Run(int layer, absl::Span<const exchange::RoutedRow> rows, con
     groups_.push_back({.weights = weights_.layers[layer].experts[expert],
                        .rows = rows_.data() + first,
                        .num_rows = static_cast<int>(last - first)});
-    num_tokens_[size_t(layer) * experts_.size() + local_idx_[expert]].fetch_add(
-        last - first, std::memory_order_relaxed);
+    counts_.AddTokens(layer, local_idx_[expert], last - first);
     first = last;
   }
   kernels::RunExperts(context_, groups_.data(), static_cast<int>(groups_.size()), config_.hidden,
                       config_.intermediate, x, config_.hidden, out, &workspace_);
   const auto elapsed = std::chrono::steady_clock::now() - begin;
-  busy_nanoseconds_.fetch_add(std::chrono::duration_cast<std::chrono::nanoseconds>(elapsed).count(),
-                              std::memory_order_relaxed);
+  counts_.AddBusy(std::chrono::duration_cast<std::chrono::nanoseconds>(elapsed).count());
 }
 
 }  // namespace moe::model

@@ -1,4 +1,4 @@
-// The forward pass of one rank, cut where tokens leave for their experts.
+// The forward pass of one rank on the CPU, cut where tokens leave for their experts.
 //
 // A layer is: Attention (adds to the residual stream), Route (normalised rows and their experts),
 // the exchange, Combine (adds the experts' outputs). The residual stream stays in fp32; rows that
@@ -9,7 +9,6 @@
 #ifndef MOE_WORKER_MODEL_FORWARD_H_
 #define MOE_WORKER_MODEL_FORWARD_H_
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -22,6 +21,9 @@
 #include "kernels/rope.h"
 #include "worker/exchange/exchange.h"
 #include "worker/model/config.h"
+#include "worker/model/decoder.h"
+#include "worker/model/expert_counts.h"
+#include "worker/model/step_times.h"
 #include "worker/model/weights.h"
 
 namespace moe::model {
@@ -54,23 +56,23 @@ class KvCache {
 
 // What is not an expert. Not thread-safe: one engine thread. The rows of a step are the
 // concatenated slices; every buffer keeps them until the next Begin.
-class DecoderModel {
+class CpuDecoder : public Decoder {
  public:
   struct Options {
-    int max_rows = 512;     // of one step
-    int max_positions = 0;  // longest sequence; 0: the model's
+    int max_rows = 512;          // of one step
+    int max_positions = 0;       // longest sequence; 0: the model's
+    StepTimes* times = nullptr;  // where the time of logits goes; not owned, may be null
   };
 
   // `config`, `weights` and `cache` must outlive this.
-  DecoderModel(const ModelConfig& config, const ModelWeights& weights, KvCache* cache,
-               const Options& options, const kernels::Context& context);
+  CpuDecoder(const ModelConfig& config, const ModelWeights& weights, KvCache* cache,
+             const Options& options, const kernels::Context& context);
 
-  // Starts a step: looks the tokens up.
-  //   slices  first_row and count cover [0, tokens.size()) without gaps
-  //   tokens  [num_rows], each in [0, vocab_size)
-  // InvalidArgument for anything else.
+  // Looks the tokens up.
   absl::Status Begin(absl::Span<const kernels::AttentionSlice> slices,
-                     absl::Span<const int32_t> tokens);
+                     absl::Span<const int32_t> tokens) override;
+  // Answers every request with logits.
+  absl::Status Finish(absl::Span<const LogitRequest> requests, Deliver deliver) override;
 
   // residual += o_proj(attention(norm(residual)))
   void Attention(int layer);
@@ -88,7 +90,7 @@ class DecoderModel {
   static constexpr int kMaxLogitRows = 32;
   absl::Span<float> Logits(absl::Span<const int> row_idxs);
 
-  const ModelConfig& config() const { return config_; }
+  const ModelConfig& config() const override { return config_; }
   int num_rows() const { return num_rows_; }
 
  private:
@@ -99,6 +101,7 @@ class DecoderModel {
   KvCache* cache_;
   const int max_rows_;
   const int max_positions_;
+  StepTimes* const times_;
   const kernels::Context context_;
   const kernels::RopeTable rope_;
   const int qkv_stride_;  // (num_heads + 2 num_kv_heads) * head_dim
@@ -117,8 +120,24 @@ class DecoderModel {
   std::vector<float> logits_;                 // [kMaxLogitRows, vocab_size]
 };
 
-// The experts of this rank, and how many tokens each has run. Run is for the engine thread; the
-// counters may be read by any thread.
+// The layers of an epoch over an exchange in the memory of the host.
+class HostLayerLoop : public LayerLoop {
+ public:
+  // The pointers are not owned and must outlive this. `decoder` is null for a rank that only holds
+  // experts, which never runs a step; `times` may be null.
+  HostLayerLoop(CpuDecoder* decoder, exchange::Exchange* exchange, StepTimes* times)
+      : decoder_(decoder), exchange_(exchange), times_(times) {}
+
+  bool collective() const override { return false; }
+  absl::Status Run(uint64_t step, absl::Span<const int> num_rows) override;
+
+ private:
+  CpuDecoder* const decoder_;
+  exchange::Exchange* const exchange_;
+  StepTimes* const times_;
+};
+
+// The experts of this rank. For the engine thread; the counts may be read by any thread.
 class RankExperts : public exchange::LocalExperts {
  public:
   // experts: ascending ids that this rank holds.
@@ -128,22 +147,14 @@ class RankExperts : public exchange::LocalExperts {
   void Run(int layer, absl::Span<const exchange::RoutedRow> rows, const kernels::BFloat16* x,
            kernels::BFloat16* out) override;
 
-  const std::vector<int>& experts() const { return experts_; }
-  int num_layers() const { return config_.num_layers; }
-  // Tokens that the expert_idx-th expert of this rank ran in a layer.
-  uint64_t num_tokens(int layer, int expert_idx) const;
-  double busy_seconds() const {
-    return 1e-9 * static_cast<double>(busy_nanoseconds_.load(std::memory_order_relaxed));
-  }
+  const ExpertCounts& counts() const { return counts_; }
 
  private:
   const ModelConfig& config_;
   const ModelWeights& weights_;
-  const std::vector<int> experts_;
   const kernels::Context context_;
-  std::vector<int> local_idx_;                     // [num_experts] index in experts_, -1 for others
-  std::vector<std::atomic<uint64_t>> num_tokens_;  // [num_layers, experts_.size()]
-  std::atomic<uint64_t> busy_nanoseconds_{0};
+  ExpertCounts counts_;
+  std::vector<int> local_idx_;  // [num_experts] index in counts_.experts(), -1 for others
   std::vector<kernels::ExpertGroup> groups_;
   std::vector<kernels::ExpertRow> rows_;
   kernels::ExpertWorkspace workspace_;

@@ -226,9 +226,9 @@ class Engine {
         (std::max(flags.context + 2 * flags.steps, flags.prompt) + kernels::kKvBlockTokens - 1) /
         kernels::kKvBlockTokens;
     cache_ = OrDie(model::KvCache::Create(config_, blocks_per_sequence_ * most));
-    decoder_ = std::make_unique<model::DecoderModel>(
+    decoder_ = std::make_unique<model::CpuDecoder>(
         config_, checkpoint_->weights(), cache_.get(),
-        model::DecoderModel::Options{.max_rows = 512, .max_positions = 0}, context);
+        model::CpuDecoder::Options{.max_rows = 512, .max_positions = 0}, context);
     group_ = OrDie(exchange::SharedMemoryGroup::Create(shape, 1, experts_.get(),
                                                        ExchangeOptions(flags, num_ranks)));
     if (others != nullptr) others->Start(group_->bootstrap());
@@ -271,9 +271,9 @@ class Engine {
       decoder_->Combine(outputs);
       note(&parts_.attention);
     }
-    for (size_t first = 0; first < last_rows.size(); first += model::DecoderModel::kMaxLogitRows) {
+    for (size_t first = 0; first < last_rows.size(); first += model::CpuDecoder::kMaxLogitRows) {
       const size_t num_rows =
-          std::min<size_t>(model::DecoderModel::kMaxLogitRows, last_rows.size() - first);
+          std::min<size_t>(model::CpuDecoder::kMaxLogitRows, last_rows.size() - first);
       const auto logits = decoder_->Logits(absl::MakeConstSpan(last_rows).subspan(first, num_rows));
       checksum_ += logits[0];
     }
@@ -295,7 +295,7 @@ class Engine {
   kernels::ThreadPool pool_;
   std::unique_ptr<model::RankExperts> experts_;
   std::unique_ptr<model::KvCache> cache_;
-  std::unique_ptr<model::DecoderModel> decoder_;
+  std::unique_ptr<model::CpuDecoder> decoder_;
   std::unique_ptr<exchange::SharedMemoryGroup> group_;
   int blocks_per_sequence_ = 0;
   std::vector<int32_t> tables_;

@@ -51,9 +51,9 @@ TEST(WorkerMetricsTest, ExchangeCountersGoOnOverEpochs) {
 
 TEST(WorkerMetricsTest, BusyTimeIsComputingWithoutTheWaitForOtherRanks) {
   WorkerMetrics metrics;
-  metrics.step_times()->Add(engine::StepTimes::kAttention, 1'000'000'000);
-  metrics.step_times()->Add(engine::StepTimes::kExperts, 5'000'000'000);
-  metrics.step_times()->Add(engine::StepTimes::kLogits, 500'000'000);
+  metrics.step_times()->Add(model::StepTimes::kAttention, 1'000'000'000);
+  metrics.step_times()->Add(model::StepTimes::kExperts, 5'000'000'000);
+  metrics.step_times()->Add(model::StepTimes::kLogits, 500'000'000);
   EXPECT_THAT(Text(metrics), HasSubstr("moe_worker_busy_seconds_total 1.5"));
   EXPECT_THAT(Text(metrics), HasSubstr("moe_step_seconds_total{part=\"experts\"} 5"));
   coordinator::v1::Heartbeat heartbeat;

@@ -296,6 +296,53 @@ INSTANTIATE_TEST_SUITE_P(
                          }}),
     [](const auto& tested) { return tested.param.name; });
 
+TEST(PlainDrawTest, IsThereWhereNothingButTheLogitsIsLookedAt) {
+  struct Case {
+    const char* what;
+    bool plain;
+    std::function<void(v1::SamplingParams*)> change;
+    size_t num_generated = 3;
+  };
+  for (const Case& c : std::vector<Case>{
+           {"as it is", true, [](v1::SamplingParams*) {}},
+           {"greedy", true, [](v1::SamplingParams* p) { p->set_temperature(0); }},
+           {"greedy, whatever the nucleus", true,
+            [](v1::SamplingParams* p) {
+              p->set_temperature(1e-6F);
+              p->set_top_k(3);
+              p->set_top_p(0.5F);
+            }},
+           {"top-k of all", true, [](v1::SamplingParams* p) { p->set_top_k(50); }},
+           {"top-k", false, [](v1::SamplingParams* p) { p->set_top_k(49); }},
+           {"top-p", false, [](v1::SamplingParams* p) { p->set_top_p(0.9F); }},
+           {"min-p", false, [](v1::SamplingParams* p) { p->set_min_p(0.1F); }},
+           {"bias", false, [](v1::SamplingParams* p) { (*p->mutable_logit_bias())[3] = 1; }},
+           {"greedy with bias", false,
+            [](v1::SamplingParams* p) {
+              p->set_temperature(0);
+              (*p->mutable_logit_bias())[3] = 1;
+            }},
+           {"frequency", false, [](v1::SamplingParams* p) { p->set_frequency_penalty(0.1F); }},
+           {"presence", false, [](v1::SamplingParams* p) { p->set_presence_penalty(0.1F); }},
+           {"repetition", false, [](v1::SamplingParams* p) { p->set_repetition_penalty(2); }},
+           {"before min_tokens", false, [](v1::SamplingParams* p) { p->set_min_tokens(4); }},
+           {"after min_tokens", true, [](v1::SamplingParams* p) { p->set_min_tokens(3); }}}) {
+    SCOPED_TRACE(c.what);
+    v1::SamplingParams params = Params(0.5F);
+    params.set_seed(11);
+    params.set_choice(2);
+    c.change(&params);
+    const auto draw = AsPlainDraw(params, c.num_generated, /*vocab_size=*/50);
+    ASSERT_EQ(draw.has_value(), c.plain);
+    if (!c.plain) continue;
+    const bool greedy = params.temperature() < 1e-5F;
+    EXPECT_EQ(draw->temperature, greedy ? 0.0F : 0.5F);
+    if (!greedy) {
+      EXPECT_EQ(draw->uniform, UniformDraw(11, 2, 3));
+    }
+  }
+}
+
 TEST_F(SamplerTest, TopKKeepsTheLowestIdsOfEqualLogits) {
   std::vector<float> logits(100, -5);
   for (const int i : {90, 10, 50, 70}) logits[i] = 1;
