@@ -17,11 +17,18 @@ __device__ inline float QuietNan() { return __uint_as_float(0x7fc00000u); }
 template <int kPerLane>
 __global__ void __launch_bounds__(kRouteWarps* kWarpSize)
     RouteRows(const float* logits, int num_rows, int num_experts, int top_k, bool normalise_top_k,
-              int32_t* expert_ids, float* weights) {
+              int32_t* expert_ids, float* weights, const int32_t* num_chosen) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int row =
       static_cast<int>(blockIdx.x) * kRouteWarps + static_cast<int>(threadIdx.x) / kWarpSize;
   if (row >= num_rows) return;
+  if (num_chosen != nullptr && row >= *num_chosen) {
+    if (lane < top_k) {
+      expert_ids[int64_t{row} * top_k + lane] = num_experts;
+      weights[int64_t{row} * top_k + lane] = 0.0f;
+    }
+    return;
+  }
   const float* row_logits = logits + int64_t{row} * num_experts;
   float p[kPerLane];
   float max = -INFINITY;
@@ -108,17 +115,19 @@ __global__ void __launch_bounds__(kSortThreads)
 
 template <int kPerLane>
 absl::Status LaunchRoute(const Gpu& gpu, const float* logits, int num_rows, int num_experts,
-                         int top_k, bool normalise_top_k, int32_t* expert_ids, float* weights) {
+                         int top_k, bool normalise_top_k, int32_t* expert_ids, float* weights,
+                         const int32_t* num_chosen) {
   return Launch(gpu, "router", RouteRows<kPerLane>,
                 dim3(static_cast<unsigned int>(CeilDiv(num_rows, kRouteWarps))),
                 kRouteWarps * kWarpSize, 0, logits, num_rows, num_experts, top_k, normalise_top_k,
-                expert_ids, weights);
+                expert_ids, weights, num_chosen);
 }
 
 }  // namespace
 
 absl::Status RouteTopK(const Gpu& gpu, const float* logits, int num_rows, int num_experts,
-                       int top_k, bool normalise_top_k, int32_t* expert_ids, float* weights) {
+                       int top_k, bool normalise_top_k, int32_t* expert_ids, float* weights,
+                       const int32_t* num_chosen) {
   if (num_experts > kMaxExperts || top_k < 1 || top_k > kMaxTopK || top_k > num_experts) {
     return absl::InvalidArgumentError(
         absl::StrFormat("router: %d of %d experts; the GPU's router takes up to %d of up to %d",
@@ -128,7 +137,8 @@ absl::Status RouteTopK(const Gpu& gpu, const float* logits, int num_rows, int nu
                       : num_experts <= 128 ? LaunchRoute<4>
                       : num_experts <= 256 ? LaunchRoute<8>
                                            : LaunchRoute<32>;
-  return launch(gpu, logits, num_rows, num_experts, top_k, normalise_top_k, expert_ids, weights);
+  return launch(gpu, logits, num_rows, num_experts, top_k, normalise_top_k, expert_ids, weights,
+                num_chosen);
 }
 
 absl::Status SortByExpert(const Gpu& gpu, const int32_t* expert_ids, int num_rows, int top_k,

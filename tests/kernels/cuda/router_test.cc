@@ -113,6 +113,37 @@ TEST_F(CudaRouterTest, ARowHasTheSameBitsAloneAndInABatch) {
   }
 }
 
+TEST_F(CudaRouterTest, RowsToSpareChooseNobodyAndOthersKeepTheirBits) {
+  std::mt19937 random(10);
+  constexpr int kRows = 9;
+  constexpr int kExperts = 40;
+  constexpr int kTopK = 3;
+  const std::vector<float> logits = RandomFloats(int64_t{kRows} * kExperts, random);
+  const Routes all = OnGpu(logits, kRows, kExperts, kTopK, true);
+  for (const int num_chosen : {0, 1, 5, kRows}) {
+    SCOPED_TRACE(num_chosen);
+    const auto device_logits = Upload(logits);
+    const auto number = Upload(std::vector<int32_t>{num_chosen});
+    const auto ids = Allocate<int32_t>(int64_t{kRows} * kTopK);
+    const auto weights = Allocate<float>(int64_t{kRows} * kTopK);
+    Check(RouteTopK(gpu(), device_logits.data(), kRows, kExperts, kTopK, true, ids.data(),
+                    weights.data(), number.data()));
+    Routes expected = all;
+    std::fill(expected.ids.begin() + num_chosen * kTopK, expected.ids.end(), kExperts);
+    std::fill(expected.weights.begin() + num_chosen * kTopK, expected.weights.end(), 0.0f);
+    EXPECT_EQ(Download(ids), expected.ids);
+    ExpectSameBits(Download(weights), expected.weights);
+
+    const auto offsets = Allocate<int32_t>(kExperts + 1);
+    const auto pairs = Allocate<ExpertRow>(kRows * kTopK);
+    Check(SortByExpert(gpu(), ids.data(), kRows, kTopK, kExperts, offsets.data(), pairs.data()));
+    EXPECT_EQ(Download(offsets).back(), num_chosen * kTopK);
+    for (int i = 0; i < num_chosen * kTopK; ++i) {
+      EXPECT_LT(Download(pairs)[i].x_row, num_chosen);
+    }
+  }
+}
+
 TEST_F(CudaRouterTest, TooManyExpertsAreRefused) {
   const absl::Status status =
       RouteTopK(gpu(), nullptr, 1, kMaxExperts + 1, 8, false, nullptr, nullptr);
