@@ -86,6 +86,14 @@ absl::StatusOr<std::vector<DeviceInfo>> QueryDevices() {
   return devices;
 }
 
+absl::StatusOr<MemoryInfo> QueryMemory() {
+  MemoryInfo info;
+  absl::Status status =
+      ToStatus(cudaMemGetInfo(&info.free_bytes, &info.total_bytes), "asking for the GPU's memory");
+  if (!status.ok()) return status;
+  return info;
+}
+
 absl::Status UseDevice(int ordinal) {
   return ToStatus(cudaSetDevice(ordinal), absl::StrFormat("using GPU %d", ordinal));
 }

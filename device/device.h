@@ -47,6 +47,13 @@ absl::Status CheckDevice(const DeviceInfo& info);
 //   FailedPrecondition  no driver, too old a driver, or no GPU
 absl::StatusOr<std::vector<DeviceInfo>> QueryDevices();
 
+struct MemoryInfo {
+  size_t free_bytes = 0;  // of all processes together
+  size_t total_bytes = 0;
+};
+// Of the calling thread's GPU.
+absl::StatusOr<MemoryInfo> QueryMemory();
+
 // Makes a GPU the calling thread's.
 absl::Status UseDevice(int ordinal);
 

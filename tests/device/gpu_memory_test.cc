@@ -1,4 +1,4 @@
-// Tests device/buffer.h and stream.h on a GPU.
+// Tests device/buffer.h, stream.h and graph.h on a GPU.
 #include <cstdint>
 #include <numeric>
 #include <string>
@@ -7,6 +7,7 @@
 
 #include "device/buffer.h"
 #include "device/device.h"
+#include "device/graph.h"
 #include "device/status.h"
 #include "device/stream.h"
 #include "gmock/gmock.h"
@@ -80,6 +81,44 @@ TEST(EventTest, IsReachedWhenTheStreamHasGotThere) {
   const auto reached = event->Reached();
   ASSERT_TRUE(reached.ok());
   EXPECT_TRUE(*reached);
+}
+
+TEST(GraphTest, RunsWhatWasCapturedEachTimeItIsLaunched) {
+  const auto stream = Stream::Create();
+  ASSERT_TRUE(stream.ok());
+  const auto from = DeviceBuffer<char>::Create(100);
+  const auto to = DeviceBuffer<char>::Create(100);
+  ASSERT_TRUE(from.ok() && to.ok());
+  ASSERT_TRUE(FillBytes(*to, 1, *stream).ok());
+  const auto graph = Graph::Capture(*stream, [&] {
+    return CopyToDevice<char>({from->data(), size_t{100}}, to->data(), *stream);
+  });
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  std::vector<char> back(100);
+  const auto read = [&] {
+    EXPECT_TRUE(CopyToHost<char>(to->data(), absl::MakeSpan(back), *stream).ok());
+    EXPECT_TRUE(stream->Synchronize().ok());
+  };
+  read();
+  EXPECT_THAT(back, testing::Each(1)) << "capturing ran it";
+  for (const int byte : {5, 6}) {
+    ASSERT_TRUE(FillBytes(*from, byte, *stream).ok());
+    ASSERT_TRUE(graph->Launch(*stream).ok());
+    read();
+    EXPECT_THAT(back, testing::Each(byte));
+  }
+}
+
+TEST(GraphTest, AnErrorWhileCapturingLeavesTheStreamUsable) {
+  const auto stream = Stream::Create();
+  ASSERT_TRUE(stream.ok());
+  const auto graph =
+      Graph::Capture(*stream, [] { return absl::InternalError("nothing to enqueue"); });
+  EXPECT_EQ(graph.status().code(), absl::StatusCode::kInternal);
+  const auto buffer = DeviceBuffer<char>::Create(10);
+  ASSERT_TRUE(buffer.ok());
+  EXPECT_TRUE(FillBytes(*buffer, 3, *stream).ok());
+  EXPECT_TRUE(stream->Synchronize().ok());
 }
 
 }  // namespace

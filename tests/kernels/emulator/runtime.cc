@@ -1,30 +1,124 @@
 // The runtime calls of include/cuda_runtime_api.h: device memory is host memory, and streams do at
-// once what they are given.
+// once what they are given, or keep it for a graph.
+#include "tests/kernels/emulator/runtime.h"
+
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <utility>
+#include <vector>
+
+// What the runtime's handles point to.
+struct EmulatedGraph {
+  std::vector<std::function<void()>> work;
+};
+struct EmulatedStream {
+  bool capturing = false;
+  EmulatedGraph captured;
+};
 
 namespace {
 
+using moe::emulator::RuntimeCounts;
+
 constexpr size_t kPage = 4096;
-constexpr size_t kTotalBytes = size_t{4} << 30;
 constexpr size_t kAlignment = 16;  // what the kernels ask for; more would hide reads past the end
 
 struct Mapping {
   void* start;
   size_t num_bytes;
 };
-// Of the allocations that live.
-std::map<void*, Mapping>& Mappings() {
-  static auto* mappings = new std::map<void*, Mapping>;
-  return *mappings;
+
+struct Runtime {
+  RuntimeCounts counts;
+  size_t total_bytes = size_t{4} << 30;
+  size_t free_bytes = size_t{4} << 30;
+  cudaError_t error = cudaSuccess;  // to come
+  bool sticky = false;
+  int64_t calls_before_error = 0;
+  std::map<void*, Mapping> mappings;  // of the allocations that live
+};
+Runtime& The() {
+  static auto* runtime = new Runtime;
+  return *runtime;
+}
+
+// What a call has to answer before it does anything.
+cudaError_t NextCall() {
+  Runtime& runtime = The();
+  ++runtime.counts.num_calls;
+  if (runtime.error == cudaSuccess) return cudaSuccess;
+  if (runtime.calls_before_error-- > 0) return cudaSuccess;
+  runtime.calls_before_error = 0;
+  const cudaError_t error = runtime.error;
+  if (!runtime.sticky) runtime.error = cudaSuccess;
+  return error;
+}
+
+// Waiting for a stream that captures is what a GPU refuses, too.
+cudaError_t Wait(const EmulatedStream* stream) {
+  const cudaError_t error = NextCall();
+  if (error != cudaSuccess) return error;
+  ++The().counts.num_waits;
+  return stream != nullptr && stream->capturing ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+
+cudaError_t Submit(EmulatedStream* stream, std::function<void()> work) {
+  const cudaError_t error = NextCall();
+  if (error != cudaSuccess) return error;
+  if (stream != nullptr && stream->capturing) {
+    stream->captured.work.push_back(std::move(work));
+  } else {
+    work();
+  }
+  return cudaSuccess;
+}
+
+cudaError_t Allocate(void** memory, size_t num_bytes) {
+  // The end, up to the alignment, touches a page that must not be used; the start is filled with
+  // NaN.
+  const size_t aligned = (num_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  const size_t usable = (aligned + kPage - 1) / kPage * kPage;
+  void* start =
+      mmap(nullptr, usable + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (start == MAP_FAILED) return cudaErrorMemoryAllocation;
+  auto* const bytes = static_cast<unsigned char*>(start);
+  std::memset(bytes, 0xff, usable);
+  mprotect(bytes + usable, kPage, PROT_NONE);
+  *memory = bytes + usable - aligned;
+  The().mappings[*memory] = {start, usable + kPage};
+  return cudaSuccess;
 }
 
 }  // namespace
+
+namespace moe::emulator {
+
+RuntimeCounts Counts() { return The().counts; }
+
+void FailAfter(int64_t num_calls, cudaError_t error, bool sticky) {
+  The().calls_before_error = num_calls;
+  The().error = error;
+  The().sticky = sticky;
+}
+void Heal() { The().error = cudaSuccess; }
+
+void SetDeviceMemory(size_t total_bytes, size_t free_bytes) {
+  The().total_bytes = total_bytes;
+  The().free_bytes = free_bytes;
+}
+
+cudaError_t SubmitLaunch(cudaStream_t stream, std::function<void()> work) {
+  if (stream == nullptr || !stream->capturing) ++The().counts.num_launches;
+  return Submit(stream, std::move(work));
+}
+
+}  // namespace moe::emulator
 
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
@@ -42,76 +136,104 @@ const char* cudaGetErrorString(cudaError_t error) {
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = 13000;
-  return cudaSuccess;
+  return NextCall();
 }
 cudaError_t cudaRuntimeGetVersion(int* version) { return cudaDriverGetVersion(version); }
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
-  return cudaSuccess;
+  return NextCall();
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {};
   std::snprintf(properties->name, sizeof(properties->name), "the emulator");
   properties->major = 9;
   properties->multiProcessorCount = 132;
-  properties->totalGlobalMem = kTotalBytes;
+  properties->totalGlobalMem = The().total_bytes;
   properties->sharedMemPerBlockOptin = size_t{227} << 10;
-  return cudaSuccess;
+  return NextCall();
 }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaSetDevice(int) { return NextCall(); }
 
 cudaError_t cudaMalloc(void** memory, size_t num_bytes) {
-  if (num_bytes > kTotalBytes) return cudaErrorMemoryAllocation;
-  // The end, up to the alignment, touches a page that must not be used; the start is filled with
-  // NaN.
-  const size_t aligned = (num_bytes + kAlignment - 1) / kAlignment * kAlignment;
-  const size_t usable = (aligned + kPage - 1) / kPage * kPage;
-  void* start =
-      mmap(nullptr, usable + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (start == MAP_FAILED) return cudaErrorMemoryAllocation;
-  auto* const bytes = static_cast<unsigned char*>(start);
-  std::memset(bytes, 0xff, usable);
-  mprotect(bytes + usable, kPage, PROT_NONE);
-  *memory = bytes + usable - aligned;
-  Mappings()[*memory] = {start, usable + kPage};
-  return cudaSuccess;
+  const cudaError_t error = NextCall();
+  if (error != cudaSuccess) return error;
+  if (num_bytes > The().free_bytes) return cudaErrorMemoryAllocation;
+  ++The().counts.num_device_allocations;
+  return Allocate(memory, num_bytes);
 }
 cudaError_t cudaFree(void* memory) {
-  const auto it = Mappings().find(memory);
-  if (it == Mappings().end()) return cudaErrorInvalidValue;
+  const auto it = The().mappings.find(memory);
+  if (it == The().mappings.end()) return cudaErrorInvalidValue;
   munmap(it->second.start, it->second.num_bytes);
-  Mappings().erase(it);
+  The().mappings.erase(it);
   return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void** memory, size_t num_bytes, unsigned int) {
-  return cudaMalloc(memory, num_bytes);
+  const cudaError_t error = NextCall();
+  if (error != cudaSuccess) return error;
+  ++The().counts.num_host_allocations;
+  return Allocate(memory, num_bytes);
 }
 cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
-  *free_bytes = *total_bytes = kTotalBytes;
-  return cudaSuccess;
+  *free_bytes = The().free_bytes;
+  *total_bytes = The().total_bytes;
+  return NextCall();
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t num_bytes, cudaMemcpyKind,
-                            cudaStream_t) {
-  std::memcpy(to, from, num_bytes);
-  return cudaSuccess;
+                            cudaStream_t stream) {
+  return Submit(stream, [=] { std::memcpy(to, from, num_bytes); });
 }
-cudaError_t cudaMemsetAsync(void* to, int byte, size_t num_bytes, cudaStream_t) {
-  std::memset(to, byte, num_bytes);
-  return cudaSuccess;
+cudaError_t cudaMemsetAsync(void* to, int byte, size_t num_bytes, cudaStream_t stream) {
+  return Submit(stream, [=] { std::memset(to, byte, num_bytes); });
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int) {
-  *stream = nullptr;
+  const cudaError_t error = NextCall();
+  if (error == cudaSuccess) *stream = new EmulatedStream;
+  return error;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
   return cudaSuccess;
 }
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned int) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return Wait(stream); }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned int) { return NextCall(); }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int) {
   *event = nullptr;
-  return cudaSuccess;
+  return NextCall();
 }
 cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return NextCall(); }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return Wait(nullptr); }
+cudaError_t cudaEventQuery(cudaEvent_t) { return NextCall(); }
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  const cudaError_t error = NextCall();
+  if (error == cudaSuccess) stream->capturing = true;
+  return error;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const cudaError_t error = NextCall();
+  EmulatedGraph captured = std::exchange(stream->captured, {});
+  stream->capturing = false;
+  if (error == cudaSuccess) *graph = new EmulatedGraph(std::move(captured));
+  return error;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  const cudaError_t error = NextCall();
+  if (error == cudaSuccess) *exec = new EmulatedGraph(*graph);
+  return error;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  if (stream->capturing) return cudaErrorStreamCaptureUnsupported;
+  const cudaError_t error = NextCall();
+  if (error != cudaSuccess) return error;
+  ++The().counts.num_graph_launches;
+  for (const auto& work : exec->work) work();
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return cudaGraphDestroy(exec); }

@@ -1,0 +1,37 @@
+// What tests see and change of the emulated CUDA runtime. Not thread-safe: one thread at a time.
+#ifndef MOE_TESTS_KERNELS_EMULATOR_RUNTIME_H_
+#define MOE_TESTS_KERNELS_EMULATOR_RUNTIME_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+namespace moe::emulator {
+
+// Calls since the process began.
+struct RuntimeCounts {
+  int64_t num_calls = 0;  // that can fail, launches among them
+  int64_t num_device_allocations = 0;
+  int64_t num_host_allocations = 0;
+  int64_t num_waits = 0;     // of the host for a stream or an event
+  int64_t num_launches = 0;  // of kernels, those of graphs not among them
+  int64_t num_graph_launches = 0;
+};
+RuntimeCounts Counts();
+
+// The call after `num_calls` more ones fails with `error`; if `sticky`, so do all later ones.
+void FailAfter(int64_t num_calls, cudaError_t error, bool sticky);
+// No call fails any more.
+void Heal();
+
+// The memory of the GPU, in all and free.
+void SetDeviceMemory(size_t total_bytes, size_t free_bytes);
+
+// Runs `work` at once, or keeps it where the stream is capturing a graph.
+cudaError_t SubmitLaunch(cudaStream_t stream, std::function<void()> work);
+
+}  // namespace moe::emulator
+
+#endif  // MOE_TESTS_KERNELS_EMULATOR_RUNTIME_H_
