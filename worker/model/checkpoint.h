@@ -60,6 +60,9 @@ class Checkpoint {
 
   // Called with (bytes done, bytes in total) after each part; may be empty.
   using Progress = std::function<void(uint64_t, uint64_t)>;
+  // Gets what was loaded part by part, where it lies in the mapping: what stores it elsewhere too.
+  // An error ends loading. May be empty.
+  using Sink = std::function<absl::Status(absl::Span<const kernels::BFloat16>)>;
 
   // Errors name the file and the tensor or field:
   //   NotFound           no config.json or no safetensors file
@@ -95,7 +98,8 @@ class Checkpoint {
   // Reads exactly the ranges of `set` (rounded to pages) into memory and looks for NaN and infinity
   // on the way. DataLoss if a file is shorter than when it was opened. A file that is cut while
   // this runs raises SIGBUS: see mapping_fault.h.
-  absl::StatusOr<LoadReport> Load(const TensorSet& set, const Progress& progress = {}) const;
+  absl::StatusOr<LoadReport> Load(const TensorSet& set, const Progress& progress = {},
+                                  const Sink& sink = {}) const;
 
   // As in LoadReport, now.
   uint64_t ResidentBytes() const;

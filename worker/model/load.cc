@@ -48,7 +48,8 @@ std::vector<std::string> ToWarnings(const std::vector<NonFinite>& found) {
 
 }  // namespace
 
-absl::StatusOr<LoadReport> Checkpoint::Load(const TensorSet& set, const Progress& progress) const {
+absl::StatusOr<LoadReport> Checkpoint::Load(const TensorSet& set, const Progress& progress,
+                                            const Sink& sink) const {
   const auto start = std::chrono::steady_clock::now();
   LoadReport report;
   std::vector<NonFinite> found;
@@ -69,7 +70,12 @@ absl::StatusOr<LoadReport> Checkpoint::Load(const TensorSet& set, const Progress
     for (uint64_t begin = range.begin; begin < range.end; begin += kChunkBytes) {
       const uint64_t num_bytes = std::min(kChunkBytes, range.end - begin);
       const auto* values = reinterpret_cast<const kernels::BFloat16*>(file.data() + begin);
-      count += CountNonFinite(values, num_bytes / sizeof(kernels::BFloat16));
+      const size_t num_values = num_bytes / sizeof(kernels::BFloat16);
+      count += CountNonFinite(values, num_values);
+      if (sink) {
+        absl::Status stored = sink({values, num_values});
+        if (!stored.ok()) return stored;
+      }
       report.num_bytes += num_bytes;
       if (progress) progress(report.num_bytes, set.num_bytes);
     }

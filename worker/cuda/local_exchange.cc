@@ -1,0 +1,34 @@
+#include "worker/cuda/local_exchange.h"
+
+#include "absl/strings/str_format.h"
+#include "kernels/cuda/router.h"
+
+namespace moe::cuda {
+
+absl::Status LocalDeviceExchange::BeginStep(uint64_t step, absl::Span<const int> num_rows) {
+  if (num_rows.size() != 1 || num_rows[0] < 1 || num_rows[0] > max_rows_) {
+    return absl::InternalError(
+        absl::StrFormat("step %d of %d ranks with %d rows here, in a group of one with room for %d",
+                        step, num_rows.size(), num_rows.empty() ? 0 : num_rows[0], max_rows_));
+  }
+  num_rows_ = num_rows[0];
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const kernels::BFloat16*> LocalDeviceExchange::RunLayer(int layer) {
+  int32_t* const offsets = experts_->offsets(layer);
+  absl::Status status =
+      kernels::cuda::SortByExpert(gpu_, buffers_.expert_ids, num_rows_, config_.top_k,
+                                  config_.num_experts, offsets, buffers_.pairs);
+  if (!status.ok()) return status;
+  status = experts_->Run(layer,
+                         {.offsets = offsets,
+                          .rows = buffers_.pairs,
+                          .max_pairs = num_rows_ * config_.top_k,
+                          .max_pairs_of_expert = num_rows_},
+                         buffers_.rows, buffers_.outputs);
+  if (!status.ok()) return status;
+  return buffers_.outputs;
+}
+
+}  // namespace moe::cuda
