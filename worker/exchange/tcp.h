@@ -19,11 +19,13 @@
 #define MOE_WORKER_EXCHANGE_TCP_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "worker/exchange/exchange.h"
+#include "worker/exchange/rank_epoch.h"
 #include "worker/exchange/tcp_listener.h"
 
 namespace moe::exchange {
@@ -37,8 +39,27 @@ struct TcpOptions {
   absl::Duration join_deadline = absl::Seconds(10);
 };
 
+// What a rank tells the others when it ends the epoch: how far it came, and who it thinks is at
+// fault.
+struct LastWords {
+  StepLayer at = {};  // layer -1: before the first
+  int suspect = -1;   // -1: nobody in particular
+
+  bool operator==(const LastWords&) const = default;
+};
+
+// Another rank as its connection shows it.
+struct PeerState {
+  bool is_gone = false;            // the connection has ended
+  bool has_answered = false;       // its result waits to be received
+  std::optional<LastWords> words;  // it has said that it ends the epoch
+};
+
 class TcpGroup : public EpochExchange {
  public:
+  // `experts` may be null where this group is the control channel of another exchange: then a rank
+  // that sends rows ends the epoch.
+  //
   // Rank 0: draws the secret of the epoch, which `bootstrap()` holds. InvalidArgument for a shape
   // or options that can't be.
   static absl::StatusOr<std::unique_ptr<TcpGroup>> Create(const GroupShape& shape, uint64_t epoch,
@@ -50,6 +71,18 @@ class TcpGroup : public EpochExchange {
                                                         const GroupShape& shape, uint64_t epoch,
                                                         int rank, LocalExperts* experts,
                                                         const TcpOptions& options);
+
+  // ---- For who watches the epoch while the engine thread waits for something else, such as a GPU
+  // (nccl/nccl_epoch.h). Once Connect has returned OK. A rank that this one has no connection with
+  // is never gone; every rank has one with rank 0.
+
+  // Looks at a connection and takes nothing from it. Any thread.
+  virtual PeerState Peek(int rank) const = 0;
+  // Tells `rank`, if its connection takes it at once. Not while another thread is in a call of this
+  // group other than Peek or Abort.
+  virtual void Say(int rank, const LastWords& words) = 0;
+  // Ends all connections, so that the others see it at once. As Say.
+  virtual void HangUp() = 0;
 };
 
 }  // namespace moe::exchange

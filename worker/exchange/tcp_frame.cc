@@ -42,6 +42,14 @@ absl::Status CheckCounts(const GroupShape& shape, const FrameHeader& header, con
   if (uses.layer && (header.layer < 0 || header.layer >= shape.num_layers)) {
     return Malformed(header, absl::StrCat("layer ", header.layer, " of ", shape.num_layers));
   }
+  if (header.type == FrameType::kLastWords) {
+    if (header.num_pairs >= 0 && header.num_pairs <= shape.num_layers && header.num_rows >= 0 &&
+        header.num_rows <= shape.num_ranks) {
+      return absl::OkStatus();
+    }
+    return Malformed(
+        header, absl::StrCat("rank ", header.num_rows - 1, " after ", header.num_pairs, " layers"));
+  }
   if (uses.pairs && (header.num_pairs < 1 || header.num_pairs > max_pairs)) {
     return Malformed(header, absl::StrCat(header.num_pairs, " pairs, not in [1, ", max_pairs, "]"));
   }
@@ -110,6 +118,9 @@ absl::Status CheckFrame(const GroupShape& shape, uint64_t epoch, const FrameHead
     case FrameType::kShare:
       uses = {.step = true, .layer = true, .pairs = true, .digest = true};
       break;
+    case FrameType::kLastWords:
+      uses = {.step = true, .rows = true, .pairs = true};
+      break;
     default:
       return Malformed(header, "there is no such type");
   }
@@ -117,7 +128,7 @@ absl::Status CheckFrame(const GroupShape& shape, uint64_t epoch, const FrameHead
   if (absl::Status status = CheckCounts(shape, header, uses); !status.ok()) return status;
   if (header.type == FrameType::kDispatch) {
     low = high = PairBytes(header.num_pairs) + RowBytes(shape, header.num_rows);
-  } else if (uses.pairs) {
+  } else if (uses.pairs && header.type != FrameType::kLastWords) {
     low = high = RowBytes(shape, header.num_pairs);
   }
   return CheckSize(header, low, high);

@@ -155,6 +155,9 @@ absl::Status TcpRank::Receive(int rank) {
   absl::StatusOr<Connection::ReadState> state = peer.connection->Read();
   if (state.ok() && *state == Connection::ReadState::kHeader) {
     absl::Status status = CheckFrame(shape_, epoch_, peer.connection->header());
+    if (status.ok() && peer.connection->header().type == FrameType::kLastWords) {
+      return HearLastWords(rank);
+    }
     if (status.ok()) status = BeginFrame(rank);
     if (!status.ok()) return Blame(rank, status);
     if (peer.is_held) return Watch(rank, EPOLL_CTL_MOD);

@@ -59,6 +59,10 @@ class TcpRank final : public TcpGroup {
   absl::StatusOr<std::vector<std::string>> ReceiveResults(uint64_t step,
                                                           absl::Span<const int> ranks) override;
 
+  PeerState Peek(int rank) const override;
+  void Say(int rank, const LastWords& words) override;
+  void HangUp() override;
+
  private:
   // Another rank, and what is under way with it.
   struct Peer {
@@ -128,6 +132,9 @@ class TcpRank final : public TcpGroup {
   // ---- Control channel (tcp.cc)
   absl::Status BeginPlan();
   absl::Status BeginResult(int rank);
+
+  // ---- Last words (tcp_last_words.cc)
+  absl::Status HearLastWords(int rank);
 
   // ---- Joining (tcp_connect.cc)
   bool NeedsConnection(int rank) const;

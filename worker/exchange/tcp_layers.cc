@@ -25,6 +25,7 @@ absl::Status TcpRank::BeginDispatch(int owner) {
   if (shape_.replicated || owner >= shape_.num_attention_ranks) {
     return Unexpected(header, "and owns no rows");
   }
+  if (experts_ == nullptr) return Unexpected(header, "and rows do not travel here");
   if (peer.connection->HasUnsent(FrameType::kOutputs)) {
     return Unexpected(header, "before it took the answer to the layer before");
   }
@@ -76,6 +77,7 @@ absl::Status TcpRank::Dispatch(uint64_t step, int layer, int num_rows, const int
   if (absl::Status status = state_.CheckDispatch(step, layer, num_rows, expert_ids); !status.ok()) {
     return status;
   }
+  if (experts_ == nullptr) return absl::FailedPreconditionError("rows do not travel here");
   router_.Sort(num_rows, expert_ids);
   state_.BeginLayer(step, layer, num_rows, expert_ids);
   num_awaited_ = 0;

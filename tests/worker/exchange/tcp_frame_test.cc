@@ -31,6 +31,11 @@ TEST(TcpFrameTest, FramesThatARankCanSendPass) {
   FrameHeader missing = SizedFrame(FrameType::kMissing, 0);
   missing.num_rows = 1;
   EXPECT_TRUE(CheckFrame(shape, kPeerEpoch, missing).ok());
+  FrameHeader words = SizedFrame(FrameType::kLastWords, 0, 9);
+  EXPECT_TRUE(CheckFrame(shape, kPeerEpoch, words).ok());
+  words.num_pairs = shape.num_layers;
+  words.num_rows = shape.num_ranks;
+  EXPECT_TRUE(CheckFrame(shape, kPeerEpoch, words).ok());
   for (const auto& [type, num_bytes] :
        std::vector<std::pair<FrameType, size_t>>{{FrameType::kCanary, RowBytes(shape, 1)},
                                                  {FrameType::kEcho, RowBytes(shape, 1)},
@@ -55,7 +60,7 @@ TEST(TcpFrameTest, FramesThatCantBeAreRefused) {
            {"another magic", [](FrameHeader& h) { h.magic ^= 1; }, "no frame"},
            {"another epoch", [](FrameHeader& h) { h.epoch = kPeerEpoch - 1; }, "unexpected epoch"},
            {"type 0", [](FrameHeader& h) { h.type = FrameType{0}; }, "no such type"},
-           {"a type beyond the last", [](FrameHeader& h) { h.type = FrameType{11}; },
+           {"a type beyond the last", [](FrameHeader& h) { h.type = FrameType{12}; },
             "no such type"},
            {"no pairs", [](FrameHeader& h) { h.num_pairs = 0; }, "0 pairs"},
            {"negative pairs", [](FrameHeader& h) { h.num_pairs = -1; }, "-1 pairs"},
@@ -78,6 +83,26 @@ TEST(TcpFrameTest, FramesThatCantBeAreRefused) {
            {"a result over its bound",
             [](FrameHeader& h) { h = SizedFrame(FrameType::kResult, kMaxResultBytes + 1); },
             "bytes"},
+           {"last words with a body",
+            [](FrameHeader& h) { h = SizedFrame(FrameType::kLastWords, 1); }, "bytes"},
+           {"last words of a layer that is none",
+            [](FrameHeader& h) {
+              h = SizedFrame(FrameType::kLastWords, 0);
+              h.num_pairs = 3;
+            },
+            "after 3 layers"},
+           {"last words about a rank that is none",
+            [](FrameHeader& h) {
+              h = SizedFrame(FrameType::kLastWords, 0);
+              h.num_rows = 3;
+            },
+            "rank 2 after"},
+           {"last words about less than nobody",
+            [](FrameHeader& h) {
+              h = SizedFrame(FrameType::kLastWords, 0);
+              h.num_rows = -1;
+            },
+            "rank -2 after"},
            {"a missing rank that is none",
             [](FrameHeader& h) {
               h = SizedFrame(FrameType::kMissing, 0);

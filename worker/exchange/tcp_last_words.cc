@@ -1,0 +1,67 @@
+// How a Tcp group's ranks tell each other that they end an epoch, seen and said by a thread that is
+// not the engine's. See tcp.h.
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "worker/exchange/tcp_group.h"
+
+namespace moe::exchange {
+namespace {
+
+LastWords WordsOf(const FrameHeader& header) {
+  return {.at = {.step = header.step, .layer = header.num_pairs - 1},
+          .suspect = header.num_rows - 1};
+}
+
+}  // namespace
+
+PeerState TcpRank::Peek(int rank) const {
+  PeerState state;
+  const Connection* const connection = peers_[rank].connection.get();
+  if (connection == nullptr) return state;
+  pollfd end{.fd = connection->fd(), .events = POLLRDHUP, .revents = 0};
+  state.is_gone = poll(&end, 1, 0) > 0;
+  // Unread frames before it hide it from here; then the engine thread, which reads them, hears it.
+  FrameHeader header;
+  const ssize_t n = recv(connection->fd(), &header, sizeof(header), MSG_PEEK | MSG_DONTWAIT);
+  if (n != sizeof(header) || !CheckFrame(shape_, epoch_, header).ok()) return state;
+  state.has_answered = header.type == FrameType::kResult;
+  if (header.type == FrameType::kLastWords) state.words = WordsOf(header);
+  return state;
+}
+
+void TcpRank::Say(int rank, const LastWords& words) {
+  const Connection* const connection = peers_[rank].connection.get();
+  // Half a frame before it would turn it into that frame's body.
+  if (connection == nullptr || connection->has_unsent()) return;
+  FrameHeader header = MakeFrame(FrameType::kLastWords, epoch_, words.at.step);
+  header.num_pairs = words.at.layer + 1;
+  header.num_rows = words.suspect + 1;
+  // Who can't be told sees the connection end, or finds out by its own deadline.
+  static_cast<void>(send(connection->fd(), &header, sizeof(header), MSG_NOSIGNAL | MSG_DONTWAIT));
+}
+
+void TcpRank::HangUp() {
+  for (const Peer& peer : peers_) {
+    // Fails where the other end is gone already.
+    if (peer.connection != nullptr) {
+      static_cast<void>(shutdown(peer.connection->fd(), SHUT_RDWR));
+    }
+  }
+}
+
+absl::Status TcpRank::HearLastWords(int rank) {
+  const LastWords words = WordsOf(peers_[rank].connection->header());
+  state_.Suspect(words.suspect);
+  if (words.suspect < 0) {
+    return absl::UnavailableError(absl::StrCat(RankName(rank), " ended the epoch"));
+  }
+  return absl::UnavailableError(
+      absl::StrCat(RankName(rank), " ended the epoch because of ", RankName(words.suspect)));
+}
+
+}  // namespace moe::exchange
