@@ -9,6 +9,7 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 namespace moe::emulator {
@@ -60,7 +61,9 @@ struct Block {
   unsigned char* shared = nullptr;
 };
 
-// The block that runs: one at a time, on one thread.
+// The block that runs: one at a time in the process, since the shared memory that kernels declare
+// is static. Threads that launch take turns.
+std::mutex launch_mutex;
 Block* current = nullptr;
 
 [[noreturn]] void Fail(const char* what) {
@@ -128,6 +131,7 @@ void RunBlock(bool reversed) {
 
 void Run(Index grid, int num_threads, size_t shared_bytes, const std::function<void()>& kernel) {
   if (num_threads % kWarpSize != 0) std::abort();
+  const std::lock_guard<std::mutex> lock(launch_mutex);
   Block block;
   current = &block;
   block.grid = grid;

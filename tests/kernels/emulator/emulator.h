@@ -16,7 +16,8 @@ struct Index {
   unsigned int z = 0;
 };
 
-// Runs `kernel` once for each thread of each block; blocks one after the other.
+// Runs `kernel` once for each thread of each block; blocks one after the other. Any thread: calls
+// take turns.
 void Run(Index grid, int num_threads, size_t shared_bytes, const std::function<void()>& kernel);
 
 // Of the fiber that runs.

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -34,7 +35,9 @@ struct Mapping {
   size_t num_bytes;
 };
 
+// Ranks of a test are threads of one process, so every access holds the mutex.
 struct Runtime {
+  std::mutex mutex;
   RuntimeCounts counts;
   size_t total_bytes = size_t{4} << 30;
   size_t free_bytes = size_t{4} << 30;
@@ -47,10 +50,17 @@ Runtime& The() {
   static auto* runtime = new Runtime;
   return *runtime;
 }
+using Lock = std::lock_guard<std::mutex>;
+
+void Count(int64_t RuntimeCounts::* counter) {
+  const Lock lock(The().mutex);
+  ++(The().counts.*counter);
+}
 
 // What a call has to answer before it does anything.
 cudaError_t NextCall() {
   Runtime& runtime = The();
+  const Lock lock(runtime.mutex);
   ++runtime.counts.num_calls;
   if (runtime.error == cudaSuccess) return cudaSuccess;
   if (runtime.calls_before_error-- > 0) return cudaSuccess;
@@ -64,7 +74,7 @@ cudaError_t NextCall() {
 cudaError_t Wait(const EmulatedStream* stream) {
   const cudaError_t error = NextCall();
   if (error != cudaSuccess) return error;
-  ++The().counts.num_waits;
+  Count(&RuntimeCounts::num_waits);
   return stream != nullptr && stream->capturing ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
@@ -91,6 +101,7 @@ cudaError_t Allocate(void** memory, size_t num_bytes) {
   std::memset(bytes, 0xff, usable);
   mprotect(bytes + usable, kPage, PROT_NONE);
   *memory = bytes + usable - aligned;
+  const Lock lock(The().mutex);
   The().mappings[*memory] = {start, usable + kPage};
   return cudaSuccess;
 }
@@ -99,22 +110,30 @@ cudaError_t Allocate(void** memory, size_t num_bytes) {
 
 namespace moe::emulator {
 
-RuntimeCounts Counts() { return The().counts; }
+RuntimeCounts Counts() {
+  const Lock lock(The().mutex);
+  return The().counts;
+}
 
 void FailAfter(int64_t num_calls, cudaError_t error, bool sticky) {
+  const Lock lock(The().mutex);
   The().calls_before_error = num_calls;
   The().error = error;
   The().sticky = sticky;
 }
-void Heal() { The().error = cudaSuccess; }
+void Heal() {
+  const Lock lock(The().mutex);
+  The().error = cudaSuccess;
+}
 
 void SetDeviceMemory(size_t total_bytes, size_t free_bytes) {
+  const Lock lock(The().mutex);
   The().total_bytes = total_bytes;
   The().free_bytes = free_bytes;
 }
 
 cudaError_t SubmitLaunch(cudaStream_t stream, std::function<void()> work) {
-  if (stream == nullptr || !stream->capturing) ++The().counts.num_launches;
+  if (stream == nullptr || !stream->capturing) Count(&RuntimeCounts::num_launches);
   return Submit(stream, std::move(work));
 }
 
@@ -148,7 +167,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   std::snprintf(properties->name, sizeof(properties->name), "the emulator");
   properties->major = 9;
   properties->multiProcessorCount = 132;
-  properties->totalGlobalMem = The().total_bytes;
+  {
+    const Lock lock(The().mutex);
+    properties->totalGlobalMem = The().total_bytes;
+  }
   properties->sharedMemPerBlockOptin = size_t{227} << 10;
   return NextCall();
 }
@@ -157,11 +179,15 @@ cudaError_t cudaSetDevice(int) { return NextCall(); }
 cudaError_t cudaMalloc(void** memory, size_t num_bytes) {
   const cudaError_t error = NextCall();
   if (error != cudaSuccess) return error;
-  if (num_bytes > The().free_bytes) return cudaErrorMemoryAllocation;
-  ++The().counts.num_device_allocations;
+  {
+    const Lock lock(The().mutex);
+    if (num_bytes > The().free_bytes) return cudaErrorMemoryAllocation;
+  }
+  Count(&RuntimeCounts::num_device_allocations);
   return Allocate(memory, num_bytes);
 }
 cudaError_t cudaFree(void* memory) {
+  const Lock lock(The().mutex);
   const auto it = The().mappings.find(memory);
   if (it == The().mappings.end()) return cudaErrorInvalidValue;
   munmap(it->second.start, it->second.num_bytes);
@@ -171,13 +197,16 @@ cudaError_t cudaFree(void* memory) {
 cudaError_t cudaHostAlloc(void** memory, size_t num_bytes, unsigned int) {
   const cudaError_t error = NextCall();
   if (error != cudaSuccess) return error;
-  ++The().counts.num_host_allocations;
+  Count(&RuntimeCounts::num_host_allocations);
   return Allocate(memory, num_bytes);
 }
 cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
-  *free_bytes = The().free_bytes;
-  *total_bytes = The().total_bytes;
+  {
+    const Lock lock(The().mutex);
+    *free_bytes = The().free_bytes;
+    *total_bytes = The().total_bytes;
+  }
   return NextCall();
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t num_bytes, cudaMemcpyKind,
@@ -228,7 +257,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   if (stream->capturing) return cudaErrorStreamCaptureUnsupported;
   const cudaError_t error = NextCall();
   if (error != cudaSuccess) return error;
-  ++The().counts.num_graph_launches;
+  Count(&RuntimeCounts::num_graph_launches);
   for (const auto& work : exec->work) work();
   return cudaSuccess;
 }

@@ -1,4 +1,5 @@
-// What tests see and change of the emulated CUDA runtime. Not thread-safe: one thread at a time.
+// What tests see and change of the emulated CUDA runtime. Thread-safe; a stream belongs to one
+// thread.
 #ifndef MOE_TESTS_KERNELS_EMULATOR_RUNTIME_H_
 #define MOE_TESTS_KERNELS_EMULATOR_RUNTIME_H_
 
