@@ -1,0 +1,210 @@
+// Making an exchange, its canary, and steps. What a layer does is in nccl_patterns.cc.
+#include "worker/exchange/nccl/nccl_exchange.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "worker/exchange/tcp_handshake.h"
+
+namespace moe::exchange {
+namespace {
+
+// What a rank's canary holds: for whom it is matters, so that no mix-up goes unseen.
+int32_t CanaryValue(int from, bool is_gathered) {
+  return (is_gathered ? 0x2a0000 : 0x150000) + from;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<NcclExchange>> NcclExchange::Create(
+    const NcclExchangeParts& parts, const PatternThresholds& thresholds) {
+  if (parts.epoch == nullptr || parts.buffers == nullptr || parts.stream == nullptr ||
+      parts.experts == nullptr) {
+    return absl::InvalidArgumentError("a part of the NCCL exchange is missing");
+  }
+  if (parts.buffers->rank() != parts.epoch->rank()) {
+    return absl::InvalidArgumentError(absl::StrCat("the buffers of rank ", parts.buffers->rank(),
+                                                   " in rank ", parts.epoch->rank()));
+  }
+  if (DigestOfShape(parts.buffers->shape()) != DigestOfShape(parts.epoch->shape())) {
+    return absl::InvalidArgumentError("the buffers are of another shape than the epoch");
+  }
+  auto event = device::Event::Create();
+  if (!event.ok()) return event.status();
+  std::unique_ptr<NcclExchange> exchange(new NcclExchange(parts, thresholds));
+  exchange->event_.push_back(*std::move(event));
+  return exchange;
+}
+
+NcclExchange::NcclExchange(const NcclExchangeParts& parts, const PatternThresholds& thresholds)
+    : epoch_(parts.epoch),
+      buffers_(parts.buffers),
+      stream_(parts.stream),
+      gpu_{.stream = parts.stream->get(), .num_sms = parts.num_sms},
+      experts_(parts.experts),
+      thresholds_(thresholds),
+      shape_(parts.epoch->shape()),
+      num_local_experts_(NumLocalExperts(shape_, parts.epoch->rank())),
+      count_(NumSources(shape_)) {}
+
+// ---- Joining
+
+absl::Status NcclExchange::Connect() {
+  if (is_connected_) return absl::FailedPreconditionError("Connect was called before");
+  for (const auto& [memory, num_bytes] : buffers_->registrable()) {
+    if (absl::Status status = epoch_->Register(memory, num_bytes); !status.ok()) return status;
+  }
+  if (absl::Status status = CheckCanaries(); !status.ok()) return status;
+  is_connected_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status NcclExchange::CheckCanaries() {
+  const int num_ranks = shape_.num_ranks;
+  if (num_ranks == 1) return absl::OkStatus();
+  // [0] gathered; [1 .. N] what was gathered, whose own place then is what others get;
+  // [N + 1 ..] what came from each.
+  int32_t* const host = buffers_->host_canary();
+  int32_t* const device = buffers_->device_canary();
+  const int size = 1 + 2 * num_ranks;
+  std::fill_n(host, size, -1);
+  host[0] = CanaryValue(epoch_->rank(), true);
+  host[1 + num_ranks + epoch_->rank()] = CanaryValue(epoch_->rank(), false);
+  absl::Status status =
+      device::CopyToDevice<int32_t>(absl::MakeConstSpan(host, size), device, *stream_);
+  if (!status.ok()) return epoch_->Fail(std::move(status), epoch_->rank());
+  status = epoch_->Enqueue({{.kind = Transfer::Kind::kAllGather,
+                             .from = device,
+                             .to = device + 1,
+                             .num_bytes = sizeof(int32_t)}});
+  if (!status.ok()) return status;
+  transfers_.clear();
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    if (rank == epoch_->rank()) continue;
+    transfers_.push_back({.kind = Transfer::Kind::kSend,
+                          .peer = rank,
+                          .from = device + 1 + num_ranks + epoch_->rank(),
+                          .num_bytes = sizeof(int32_t)});
+    transfers_.push_back({.kind = Transfer::Kind::kReceive,
+                          .peer = rank,
+                          .to = device + 1 + num_ranks + rank,
+                          .num_bytes = sizeof(int32_t)});
+  }
+  if (status = epoch_->Enqueue(transfers_); !status.ok()) return status;
+  status = device::CopyToHost<int32_t>(device, absl::MakeSpan(host, size), *stream_);
+  if (!status.ok()) return epoch_->Fail(std::move(status), epoch_->rank());
+  if (status = AwaitStream(); !status.ok()) return status;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    if (host[1 + rank] == CanaryValue(rank, true) &&
+        host[1 + num_ranks + rank] == CanaryValue(rank, false)) {
+      continue;
+    }
+    return epoch_->Fail(absl::InternalError(absl::StrCat(
+                            RankName(rank), ": its canary came over NCCL with wrong bits")),
+                        rank);
+  }
+  return absl::OkStatus();
+}
+
+// ---- Steps
+
+absl::Status NcclExchange::BeginStep(uint64_t step, absl::Span<const int> num_rows) {
+  const auto pattern = ChoosePattern(
+      shape_, {.num_rows = num_rows, .captured = false, .max_slot_rows = buffers_->max_slot_rows()},
+      thresholds_);
+  if (!pattern.ok()) return pattern.status();
+  if (absl::Status status = StartStep(step, num_rows, *pattern); !status.ok()) return status;
+  is_replay_ = false;
+  count_.assign(num_rows.begin(), num_rows.begin() + NumSources(shape_));
+  num_all_rows_ = std::accumulate(count_.begin(), count_.end(), 0);
+  return absl::OkStatus();
+}
+
+absl::Status NcclExchange::BeginReplay(uint64_t step, absl::Span<const int> num_rows, int bucket) {
+  auto pattern = ChoosePattern(
+      shape_, {.num_rows = num_rows, .captured = true, .max_slot_rows = buffers_->max_slot_rows()},
+      thresholds_);
+  if (!pattern.ok()) return pattern.status();
+  if (pattern->stride > bucket) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a rank has ", pattern->stride, " rows for a graph of ", bucket));
+  }
+  pattern->stride = bucket;
+  if (absl::Status status = StartStep(step, num_rows, *pattern); !status.ok()) return status;
+  is_replay_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status NcclExchange::StartStep(uint64_t step, absl::Span<const int> num_rows,
+                                     const StepPattern& pattern) {
+  if (!is_connected_) return absl::FailedPreconditionError("the exchange is not connected");
+  if (is_capturing_) return absl::FailedPreconditionError("a step within a capture");
+  if (absl::Status status = epoch_->BeginStep(step); !status.ok()) return status;
+  pattern_ = pattern;
+  // The device is done with the step before, so nothing reads these any more.
+  const int num_sources = NumSources(shape_);
+  std::copy_n(num_rows.begin(), num_sources, buffers_->host_num_rows());
+  absl::Status status =
+      device::CopyToDevice<int32_t>(absl::MakeConstSpan(buffers_->host_num_rows(), num_sources),
+                                    buffers_->device_num_rows(), *stream_);
+  return status.ok() ? status : epoch_->Fail(std::move(status), epoch_->rank());
+}
+
+absl::Status NcclExchange::ServeStep(uint64_t step, absl::Span<const int> num_rows) {
+  if (absl::Status status = BeginStep(step, num_rows); !status.ok()) return status;
+  if (num_own_rows() > 0) {
+    // The step has begun, and nobody computes its rows.
+    return epoch_->Fail(
+        absl::FailedPreconditionError(absl::StrCat(RankName(epoch_->rank()), " has rows in step ",
+                                                   step, " and was asked to serve others alone")),
+        epoch_->rank());
+  }
+  for (int layer = 0; layer < shape_.num_layers; ++layer) {
+    if (absl::Status status = RunLayer(layer).status(); !status.ok()) return status;
+  }
+  return FinishStep();
+}
+
+absl::Status NcclExchange::FinishStep() {
+  if (absl::Status status = AwaitStream(); !status.ok()) return status;
+  return epoch_->EndStep();
+}
+
+absl::Status NcclExchange::AwaitStream() {
+  device::Event& event = event_.front();
+  if (absl::Status status = event.Record(*stream_); !status.ok()) {
+    return epoch_->Fail(std::move(status), epoch_->rank());
+  }
+  return epoch_->Await([&] { return event.Reached(); });
+}
+
+// ---- Captures
+
+absl::Status NcclExchange::BeginCapture(int bucket) {
+  if (!is_connected_) return absl::FailedPreconditionError("the exchange is not connected");
+  if (is_capturing_) return absl::FailedPreconditionError("a capture within a capture");
+  if (bucket < 1 || bucket > shape_.max_rows ||
+      (shape_.num_ranks > 1 && bucket > buffers_->max_slot_rows())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a graph of ", bucket,
+                     " rows of one rank; the "
+                     "exchange has slots for ",
+                     std::min(shape_.max_rows, buffers_->max_slot_rows())));
+  }
+  is_capturing_ = true;
+  pattern_ = {.pattern = shape_.replicated ? Pattern::kReplicatedSlots : Pattern::kSlots,
+              .stride = bucket};
+  count_.assign(NumSources(shape_), bucket);
+  num_all_rows_ = bucket * NumSources(shape_);
+  return absl::OkStatus();
+}
+
+absl::Status NcclExchange::EndCapture() {
+  if (!is_capturing_) return absl::FailedPreconditionError("no capture has begun");
+  is_capturing_ = false;
+  return absl::OkStatus();
+}
+
+}  // namespace moe::exchange
