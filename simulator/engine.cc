@@ -11,12 +11,14 @@ constexpr int32_t kToken = 0;
 
 }  // namespace
 
-void StepTotals::Add(const planner::StepRows& rows_of_step, const planner::ForwardTime& time) {
+void StepTotals::Add(const StepCost& step) {
+  const planner::ForwardTime& time = step.time;
   ++num_steps;
-  num_prefill_steps += rows_of_step.prefill ? 1 : 0;
-  rows += rows_of_step.rows;
-  traffic += time.traffic_max_over_mean;
-  seconds += time.total_seconds();
+  num_prefill_steps += step.rows.prefill ? 1 : 0;
+  rows += step.rows.rows;
+  traffic += step.traffic_max_over_mean;
+  seconds += step.seconds();
+  measured_seconds += step.measured_seconds.value_or(0);
   busy_seconds += time.busy_seconds;
   attention_seconds += time.attention_seconds;
   kv_seconds += time.kv_seconds;
@@ -46,6 +48,7 @@ void StepTotals::Add(const StepTotals& other) {
   tensor_seconds += other.tensor_seconds;
   host_seconds += other.host_seconds;
   hidden_seconds += other.hidden_seconds;
+  measured_seconds += other.measured_seconds;
   for (size_t i = 0; i < by_limit.size(); ++i) by_limit[i] += other.by_limit[i];
 }
 
@@ -111,12 +114,17 @@ std::optional<absl::Duration> Engine::BeginStep(absl::Time now) {
   if (!leader_->HasWork()) return std::nullopt;
   plan_ = leader_->NextPlan(now);
   if (!plan_.has_value()) return std::nullopt;
-  rows_ = counter_.Count(*plan_);
-  rows_.traffic_max_over_mean = router_->DrawTraffic(static_cast<int>(rows_.rows));
-  const planner::Scenario& scenario = options_->scenario;
-  time_ = planner::TimeOfForward(scenario.model, scenario.device, scenario.network,
-                                 scenario.assumptions, options_->layout, rows_);
-  return absl::Seconds(time_.total_seconds());
+  cost_ = {.rows = counter_.Count(*plan_)};
+  cost_.traffic_max_over_mean = router_->DrawTraffic(static_cast<int>(cost_.rows.rows));
+  if (options_->step_times.has_value()) {
+    cost_.measured_seconds = SecondsOf(*options_->step_times, cost_.rows, counter_.decode_rows());
+  } else {
+    const planner::Scenario& scenario = options_->scenario;
+    cost_.rows.traffic_max_over_mean = cost_.traffic_max_over_mean;
+    cost_.time = planner::TimeOfForward(scenario.model, scenario.device, scenario.network,
+                                        scenario.assumptions, options_->layout, cost_.rows);
+  }
+  return absl::Seconds(cost_.seconds());
 }
 
 // What an owner does with a plan (worker/engine/owner.cc), without the rows.
@@ -148,7 +156,7 @@ void Engine::FollowPlan() {
 
 absl::Status Engine::EndStep(absl::Time now) {
   FollowPlan();
-  totals_.Add(rows_, time_);
+  totals_.Add(cost_);
   const engine::v1::StepPlan plan = *std::move(plan_);
   plan_.reset();
   return leader_->Commit(plan, {&result_, 1}, now);

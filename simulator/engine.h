@@ -21,6 +21,7 @@
 #include "proto/step.pb.h"
 #include "simulator/router.h"
 #include "simulator/step_rows.h"
+#include "simulator/step_times.h"
 #include "worker/engine/leader.h"
 
 namespace moe::simulator {
@@ -29,6 +30,17 @@ struct EngineOptions {
   planner::Scenario scenario;
   planner::Layout layout;
   engine::LeaderOptions leader;
+  std::optional<StepTimes> step_times = {};  // in place of the planner's
+};
+
+// One step: what is in it, and how long it takes.
+struct StepCost {
+  planner::StepRows rows = {};
+  planner::ForwardTime time = {};               // empty if the time was measured
+  std::optional<double> measured_seconds = {};  // of a whole step
+  double traffic_max_over_mean = 1;
+
+  double seconds() const { return measured_seconds.value_or(time.total_seconds()); }
 };
 
 // Seconds of the parts of all steps, as ForwardTime names them.
@@ -48,9 +60,10 @@ struct StepTotals {
   double tensor_seconds = 0;
   double host_seconds = 0;
   double hidden_seconds = 0;
+  double measured_seconds = 0;  // of steps whose parts are not known
   std::array<double, planner::kNumLimits> by_limit = {};
 
-  void Add(const planner::StepRows& rows_of_step, const planner::ForwardTime& time);
+  void Add(const StepCost& step);
   void Add(const StepTotals& other);
 };
 
@@ -109,9 +122,8 @@ class Engine {
   StepRowCounter counter_;
   std::unique_ptr<engine::Leader> leader_;
   std::optional<engine::v1::StepPlan> plan_;  // of the step that runs
-  planner::StepRows rows_;
-  planner::ForwardTime time_;
-  engine::v1::StepResult result_;  // kept for its memory
+  StepCost cost_;                             // of it
+  engine::v1::StepResult result_;             // kept for its memory
   absl::flat_hash_map<uint64_t, Stay> stays_;
   StepTotals totals_;
   uint64_t earlier_preemptions_ = 0;  // of leaders that are gone

@@ -119,7 +119,13 @@ absl::Status Run::SetUp() {
   auto leader = MakeLeaderOptions(config_.scenario, layout, config_.limits);
   if (!leader.ok()) return leader.status();
   if (auto works = engine::Leader::Create(*leader, 0, nullptr); !works.ok()) return works.status();
-  engine_options_ = {.scenario = config_.scenario, .layout = layout, .leader = *std::move(leader)};
+  if (config_.step_times.has_value()) {
+    if (absl::Status times = CheckStepTimes(*config_.step_times); !times.ok()) return times;
+  }
+  engine_options_ = {.scenario = config_.scenario,
+                     .layout = layout,
+                     .leader = *std::move(leader),
+                     .step_times = config_.step_times};
   result_.leader = engine_options_.leader;
 
   auto placement = coordinator::PlaceInBlocks(model.num_experts, layout.expert);

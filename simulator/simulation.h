@@ -17,6 +17,7 @@
 #include "simulator/membership.h"
 #include "simulator/result.h"
 #include "simulator/router.h"
+#include "simulator/step_times.h"
 #include "simulator/workload.h"
 
 namespace moe::simulator {
@@ -28,6 +29,7 @@ struct Config {
   EngineLimits limits;
   ProcessTimes times;
   RouterSpec router;
+  std::optional<StepTimes> step_times;          // in place of the planner's
   std::vector<Request> requests;                // by arrival
   absl::Duration duration = absl::Seconds(60);  // of the window that rates are counted in
   std::vector<Failure> failures;

@@ -7,6 +7,7 @@ namespace moe::simulator {
 
 planner::StepRows StepRowCounter::Count(const engine::v1::StepPlan& plan) {
   std::fill(owners_.begin(), owners_.end(), Owner());
+  decode_rows_ = 0;
   planner::StepRows step;
   for (const engine::v1::SequenceSlice& slice : plan.slices()) {
     Owner& owner = owners_[static_cast<size_t>(slice.owner())];
@@ -17,6 +18,7 @@ planner::StepRows StepRowCounter::Count(const engine::v1::StepPlan& plan) {
     owner.kv_reads += start + count;
     owner.draws += slice.sample() ? 1 : 0;
     step.rows += count;
+    decode_rows_ += slice.has_token() ? count : 0;
     step.prefill = step.prefill || !slice.has_token();
   }
   double attended = 0;

@@ -22,6 +22,8 @@ class StepRowCounter {
   // row of a prompt is of the kind that is not captured.
   // REQUIRES: owners of the plan are in [0, num_owners).
   planner::StepRows Count(const engine::v1::StepPlan& plan);
+  // Of the step counted last: rows that are a sequence's next token.
+  double decode_rows() const { return decode_rows_; }
 
  private:
   struct Owner {
@@ -31,6 +33,7 @@ class StepRowCounter {
     double draws = 0;
   };
   std::vector<Owner> owners_;
+  double decode_rows_ = 0;
 };
 
 }  // namespace moe::simulator

@@ -88,6 +88,7 @@ std::string FormatLatencies(const Result& result) {
 }
 
 std::string FormatEngine(const Result& result) {
+  std::string text;
   TextTable table({"<each group", "mean", "p50", "p90", "p99", "max"});
   const auto add = [&table](const char* name, const Distribution& d, const auto& format) {
     table.AddRow(
@@ -97,7 +98,8 @@ std::string FormatEngine(const Result& result) {
   add("sequences that run", result.running, number);
   add("sequences that wait", result.waiting, number);
   add("KV cache in use", result.kv_usage, Percent);
-  std::string text = table.Format();
+  // Leaders say it once a second.
+  if (result.running.count > 0) text = table.Format();
   absl::StrAppendFormat(
       &text, "%s preemptions; %s prompt tokens computed, of %s in the prompts that were answered\n",
       Count(static_cast<int64_t>(result.num_preemptions)),
@@ -119,7 +121,8 @@ std::vector<Part> PartsOf(const StepTotals& s) {
           {"head", s.head_seconds},
           {"exchange", s.exchange_seconds},
           {"tensor", s.tensor_seconds},
-          {"host", s.host_seconds}};
+          {"host", s.host_seconds},
+          {"steps as measured", s.measured_seconds}};
 }
 
 std::string FormatUtilization(const Result& result) {
@@ -138,8 +141,8 @@ std::string FormatUtilization(const Result& result) {
   const double all = result.group_seconds;
   std::vector<std::string> parts;
   for (const Part& part : PartsOf(s)) {
-    if (part.seconds > 0)
-      parts.push_back(absl::StrCat(part.name, " ", Percent(part.seconds / all)));
+    if (part.seconds <= 0) continue;
+    parts.push_back(absl::StrCat(part.name, " ", Percent(part.seconds / all)));
   }
   if (s.hidden_seconds > 0) {
     parts.push_back(absl::StrCat("hidden -", Percent(s.hidden_seconds / all)));
@@ -150,8 +153,11 @@ std::string FormatUtilization(const Result& result) {
   const double idle = std::max(0.0, all - s.seconds - result.down_seconds);
   parts.push_back(absl::StrCat("idle ", Percent(idle / all)));
   absl::StrAppend(&text, "time      ", absl::StrJoin(parts, ", "), "\n");
-  absl::StrAppend(&text, "GPUs      compute or read memory for ", Percent(s.busy_seconds / all),
-                  " of the time, on average\n");
+  // What is measured has no parts.
+  if (s.busy_seconds > 0) {
+    absl::StrAppend(&text, "GPUs      compute or read memory for ", Percent(s.busy_seconds / all),
+                    " of the time, on average\n");
+  }
   return text;
 }
 
@@ -172,14 +178,17 @@ std::string FormatRecoveries(const Result& result) {
   return absl::StrCat("\n", table.Format());
 }
 
-std::string FormatBasis(const Config& config, const Result& result) {
+std::string FormatBasis(const Config& config, const LoadText& load, const Result& result) {
   const simulator::ProcessTimes& t = config.times;
   return absl::StrFormat(
-      "\nSimulated, not measured: step times are the planner's, which is not calibrated on "
-      "hardware "
-      "yet\n(docs/simulator.md). From nothing to every group serving took %.1f s: %s until a "
-      "process connects,\nweights at %.3g GB/s, %s to join the ranks; each of the three is "
-      "assumed.\n",
+      "\nSimulated, not measured: %s\n(docs/simulator.md). From nothing to every group serving "
+      "took "
+      "%.1f s: %s until a process connects,\nweights at %.3g GB/s, %s to join the ranks; each of "
+      "the "
+      "three is assumed.\n",
+      load.steps.empty()
+          ? std::string("step times are the planner's, which is not calibrated on hardware yet")
+          : absl::StrCat("only step times are, in ", load.steps),
       result.startup_seconds, absl::FormatDuration(t.start), t.load_bytes_per_second / 1e9,
       absl::FormatDuration(t.connect));
 }
@@ -242,6 +251,7 @@ Json ScenarioToJson(const Config& config, const LoadText& load, const Result& re
             {"connect_seconds", absl::ToDoubleSeconds(t.connect)},
             {"report_seconds", absl::ToDoubleSeconds(t.exit_report)},
             {"step_deadline_seconds", absl::ToDoubleSeconds(t.step_deadline)}}},
+          {"step_times", load.steps.empty() ? "planner" : load.steps},
           {"calibrated", false}};
 }
 
@@ -251,7 +261,7 @@ std::string FormatSimulation(const Config& config, const LoadText& load, const R
   return absl::StrCat(FormatSetting(config, load, result), "\n", FormatRequests(result), "\n",
                       FormatLatencies(result), "\n", FormatEngine(result), "\n",
                       FormatUtilization(result), FormatRecoveries(result),
-                      FormatBasis(config, result));
+                      FormatBasis(config, load, result));
 }
 
 Json SimulationToJson(const Config& config, const LoadText& load, const Result& r) {

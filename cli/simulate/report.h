@@ -17,6 +17,7 @@ struct LoadText {
   std::string input_tokens;
   std::string output_tokens;
   std::string router;
+  std::string steps = {};  // the file of measured step times; empty: the planner's
 };
 
 std::string FormatSimulation(const simulator::Config& config, const LoadText& load,

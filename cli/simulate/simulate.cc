@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "cli/simulate/expert_counts.h"
 #include "cli/simulate/report.h"
+#include "cli/simulate/step_times_file.h"
 #include "cli/simulate/trace.h"
 #include "planner/catalog/hardware_files.h"
 #include "simulator/failures.h"
@@ -24,7 +25,7 @@ namespace {
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
 constexpr uint64_t kMaxTraceBytes = uint64_t{256} << 20;
-constexpr uint64_t kMaxRouterBytes = uint64_t{16} << 20;
+constexpr uint64_t kMaxJsonBytes = uint64_t{16} << 20;
 constexpr absl::Duration kMaxDuration = absl::Hours(24 * 30);
 constexpr absl::Duration kProgressInterval = absl::Milliseconds(200);
 
@@ -127,7 +128,7 @@ absl::StatusOr<simulator::RouterSpec> ReadRouter(const std::string& text) {
     return absl::InvalidArgumentError(
         absl::StrCat(spec.status().message(), ", nor a file that `moe experts --json` wrote"));
   }
-  const auto json = ReadText(text, kMaxRouterBytes);
+  const auto json = ReadText(text, kMaxJsonBytes);
   if (!json.ok()) return json.status();
   return ParseExpertCounts(*json, text);
 }
@@ -158,6 +159,14 @@ absl::Status ReadConfig(const SimulateOptions& options, simulator::Config* confi
   load->router = config->router.kind == simulator::RouterSpec::Kind::kMeasured
                      ? absl::StrCat("as measured in ", options.router)
                      : DescribeRouter(config->router);
+  load->steps = options.steps;
+  if (!options.steps.empty()) {
+    const auto json = ReadText(options.steps, kMaxJsonBytes);
+    if (!json.ok()) return json.status();
+    auto times = ParseStepTimes(*json, options.steps);
+    if (!times.ok()) return times.status();
+    config->step_times = *std::move(times);
+  }
   for (const std::string& text : options.failures) {
     const auto failure = simulator::ParseFailure(text);
     if (!failure.ok()) return failure.status();
@@ -251,6 +260,10 @@ CLI::App* AddSimulate(CLI::App* app, SimulateOptions* options) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->capture_default_str();
 
+  simulate->add_option("--steps", options->steps,
+                       "A file of step times measured on real ranks, in place of the planner's: "
+                       "{\"source\": \"...\", \"decode\": [[rows, seconds], ...], "
+                       "\"prefill\": [...]}");
   auto* faults = simulate->add_option_group("Failures");
   faults->add_option("--fail", options->failures,
                      "20s:rank=3 (its process ends), 20s:hang=3 (it says nothing more), "

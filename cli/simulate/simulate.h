@@ -25,6 +25,7 @@ struct SimulateOptions {
   std::string trace;                         // a file, in place of the three
   std::optional<std::string> duration;       // unset: 60s, or to the last request of the trace
   std::string router = "uniform";
+  std::string steps;  // a file of measured step times
   std::vector<std::string> failures;
   uint64_t seed = 1;
   simulator::EngineLimits limits;

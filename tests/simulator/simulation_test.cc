@@ -210,6 +210,18 @@ TEST(SimulationTest, PartsOfTheStepsAddUpToTheirTime) {
   EXPECT_LT(s.seconds, result.group_seconds);
 }
 
+TEST(SimulationTest, MeasuredStepTimesStandForThePlanners) {
+  Config config = TenMillisecondConfig("EP64_TP1_PP1_DP1+A1");
+  config.step_times = {.decode = {{1, 0.002}, {2, 0.003}}, .prefill = {{1, 0.001}, {101, 0.021}}};
+  config.requests = {At(0, 101, 3)};
+  const Result result = Simulated(config);
+  EXPECT_NEAR(result.first_token.max, 0.021, 1e-9);
+  EXPECT_NEAR(result.end_to_end.max, 0.025, 1e-9);
+  EXPECT_NEAR(result.steps.measured_seconds, 0.025, 1e-9);
+  config.step_times->decode.clear();
+  EXPECT_TRUE(absl::IsInvalidArgument(Simulate(config, nullptr).status()));
+}
+
 // ---- What can't be simulated ----
 
 TEST(SimulationTest, WhatCannotBeSimulatedIsRefused) {

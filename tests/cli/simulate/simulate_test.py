@@ -91,6 +91,19 @@ class SimulateTest(unittest.TestCase):
             counts.write_text("[]")
             self.refuse(2, "experts.json", *SHORT, "--router", counts)
 
+    def test_measured_step_times_are_used(self):
+        with tempfile.TemporaryDirectory() as folder:
+            steps = pathlib.Path(folder) / "steps.json"
+            curves = {"source": "a test", "decode": [[1, 0.02]], "prefill": [[1, 0.05]]}
+            steps.write_text(json.dumps(curves))
+            one = [*OLMOE, "--arrivals", "bursts:1/1s", "--duration", "900ms", "--steps", steps]
+            seconds = json.loads(self.succeed(*one, "-o", "json"))["seconds"]
+            self.assertAlmostEqual(seconds["first_token"]["p50"], 0.05, places=9)
+            self.assertAlmostEqual(seconds["per_output_token"]["p50"], 0.02, places=9)
+            self.assertIn("steps as measured", self.succeed(*one))
+            steps.write_text(json.dumps({**curves, "decode": []}))
+            self.refuse(2, "no time of a decode step", *one)
+
     def test_a_folder_is_read(self):
         out = json.loads(self.succeed("--model", ROOT / "models/demo", "--layout", "EP64_TP1_PP1_DP1",
                                       "--input-tokens", "20", "--duration", "1s", "-o", "json"))
