@@ -17,6 +17,12 @@ if(MOE_CUDA)
   enable_language(CUDA)
   set(CMAKE_CUDA_FLAGS_RELWITHDEBINFO "-O2 -g1 -lineinfo -DNDEBUG")
   find_package(CUDAToolkit REQUIRED)
+  # The header alone: programs load the library when they need it. Where the toolkit of
+  # tools/cuda-toolkit has it, or a system.
+  find_path(MOE_NCCL_INCLUDE_DIR nccl.h
+            HINTS ${CUDAToolkit_BIN_DIR}/../../nccl/include ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
+  find_library(MOE_NCCL_LIBRARY libnccl.so.2  # for tests
+               HINTS ${MOE_NCCL_INCLUDE_DIR}/../lib ${CUDAToolkit_LIBRARY_DIR})
 
   # nvcc's own output does not pass -Wpedantic. No -use_fast_math and no contraction that the source
   # does not ask for (--fmad=false): kernels say where they want an FMA.

@@ -77,6 +77,7 @@ class NcclExchange final : public DeviceExchange {
 
   Pattern pattern() const { return pattern_.pattern; }  // of the last step
   // Bytes are those of transfers with other ranks, as planned, padding included; of eager steps.
+  // Times are 0: the host does not see when the device waits.
   ExchangeStats stats() const { return counters_.stats(); }
 
  private:
