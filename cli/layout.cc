@@ -36,7 +36,13 @@ absl::StatusOr<Layout> DecideLayout(const LayoutRequest& request, const Machine&
       !status.ok()) {
     return status;
   }
-  if (!request.expert_parallel.has_value()) {
+  if (request.on_gpu && layout.expert_parallel > 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--expert-parallel ", layout.expert_parallel,
+        " is not possible with --backend cuda: ranks on several GPUs need the NCCL exchange, which "
+        "is not built"));
+  }
+  if (!request.expert_parallel.has_value() && !request.on_gpu) {
     layout.reasons.push_back(
         "expert-parallel 1: the ranks of one machine share its cores and memory, so more processes "
         "only add their exchange to each step");
@@ -85,6 +91,14 @@ absl::StatusOr<Layout> DecideLayout(const LayoutRequest& request, const Machine&
     }
   }
 
+  if (request.on_gpu) {
+    // The worker knows the GPU's memory, and refuses what does not fit.
+    layout.kv_bytes_per_owner = request.kv_bytes.value_or(0);
+    if (!request.kv_bytes.has_value()) {
+      layout.reasons.emplace_back("KV cache: what the weights leave of the GPU's memory");
+    }
+    return layout;
+  }
   const uint64_t context = request.max_context != 0 ? request.max_context : config.max_positions;
   const uint64_t block_bytes = model::KvBlockBytes(config);
   const auto blocks_of = [](uint64_t tokens) {

@@ -25,6 +25,7 @@ struct LayoutRequest {
   int max_step_tokens = 512;
   int max_context = 0;               // 0: the model's
   std::optional<uint64_t> kv_bytes;  // of all owners together; unset: what fits
+  bool on_gpu = false;               // the one rank computes on a GPU
 };
 
 struct Machine {
@@ -36,8 +37,8 @@ struct Layout {
   int expert_parallel = 1;
   int attention_ranks = 1;
   int threads_per_attention_rank = 1;
-  uint64_t kv_bytes_per_owner = 0;
-  uint64_t kv_tokens = 0;            // over all owners
+  uint64_t kv_bytes_per_owner = 0;   // 0 on a GPU: what is left of its memory
+  uint64_t kv_tokens = 0;            // over all owners; 0 if the worker decides
   std::vector<std::string> reasons;  // one sentence for each automatic choice
 };
 

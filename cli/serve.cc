@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "cli/backend_probe.h"
 #include "cli/child_process.h"
 #include "gateway/serving/served_model.h"
 #include "kernels/context.h"
@@ -219,6 +220,18 @@ std::string SiblingProgram(const char* name) {
   return fs::read_symlink("/proc/self/exe", ignored).parent_path() / name;
 }
 
+// The backend of this run, asked of the worker where that may be a GPU.
+absl::StatusOr<BackendProbe> ChooseBackend(const ServeOptions& options,
+                                           const LayoutRequest& request) {
+  if (options.backend == "cpu") return BackendProbe{.cuda = false, .reason = "--backend cpu"};
+  if (options.backend == "auto" && request.expert_parallel.value_or(1) > 1) {
+    return BackendProbe{
+        .cuda = false,
+        .reason = "several ranks on GPUs need the NCCL exchange, which is not built"};
+  }
+  return ProbeBackend(SiblingProgram("moe-worker"), options.backend);
+}
+
 }  // namespace
 
 CLI::App* AddServe(CLI::App* app, ServeOptions* options) {
@@ -256,6 +269,12 @@ CLI::App* AddServe(CLI::App* app, ServeOptions* options) {
                    "[all cores]")
       ->check(CLI::Range(1, 1024));
   parallel
+      ->add_option("--backend", options->backend,
+                   "What computes: 'cpu', 'cuda' (one GPU), or 'auto': the GPU where there is one "
+                   "that can be used")
+      ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
+      ->capture_default_str();
+  parallel
       ->add_option("--kernel-level", options->kernel_level,
                    "Instructions to use: auto, plain, avx2, avx512, avx512_bf16 (same output)")
       ->capture_default_str();
@@ -279,6 +298,11 @@ CLI::App* AddServe(CLI::App* app, ServeOptions* options) {
   limits
       ->add_option("--kv-memory", options->kv_memory,
                    "Memory for the KV cache of all ranks, for example 4GiB, or 'auto'")
+      ->capture_default_str();
+  limits
+      ->add_option("--gpu-memory-share", options->gpu_memory_share,
+                   "Of a GPU's memory, how much may be in use; the KV cache takes what is left")
+      ->check(CLI::Range(0.1, 1.0))
       ->capture_default_str();
   limits
       ->add_option("--step-deadline", options->step_deadline_seconds,
@@ -309,6 +333,10 @@ int RunServe(const ServeOptions& options) {
   if (absl::Status status = FillRequest(options, &request); !status.ok()) {
     return Complain(status, kExitUsage);
   }
+  const auto backend = ChooseBackend(options, request);
+  if (!backend.ok()) return Complain(backend.status(), kExitFailure);
+  const char* const backend_name = backend->cuda ? "cuda" : "cpu";
+  request.on_gpu = backend->cuda;
   std::string kernel_level = options.kernel_level;
   if (kernel_level == "auto") {
     kernel_level = std::string(kernels::CpuLevelName(kernels::DetectCpuLevel()));
@@ -349,6 +377,9 @@ int RunServe(const ServeOptions& options) {
                     absl::IsInvalidArgument(layout.status()) ? kExitUsage : kExitFailure);
   }
   std::fprintf(stderr, "%s\n", model::Describe((*checkpoint)->config()).c_str());
+  if (options.backend == "auto") {
+    std::fprintf(stderr, "auto: backend %s: %s\n", backend_name, backend->reason.c_str());
+  }
   for (const std::string& reason : layout->reasons) {
     std::fprintf(stderr, "auto: %s\n", reason.c_str());
   }
@@ -357,35 +388,41 @@ int RunServe(const ServeOptions& options) {
   if (!run_dir.ok()) return Complain(run_dir.status(), kExitFailure);
   const std::string coordinator = absl::StrCat("unix:", (*run_dir)->path(), "/coordinator.sock");
 
-  std::vector<std::string> controller_args = {"local",
-                                              "--model",
-                                              options.model_dir,
-                                              "--run-dir",
-                                              (*run_dir)->path(),
-                                              "--worker",
-                                              SiblingProgram("moe-worker"),
-                                              "--expert-parallel",
-                                              absl::StrCat(layout->expert_parallel),
-                                              "--attention-ranks",
-                                              absl::StrCat(layout->attention_ranks),
-                                              "--attention",
-                                              options.attention,
-                                              "--threads",
-                                              absl::StrCat(layout->threads_per_attention_rank),
-                                              "--max-sequences",
-                                              absl::StrCat(request.max_sequences),
-                                              "--max-step-tokens",
-                                              absl::StrCat(request.max_step_tokens),
-                                              "--max-queue",
-                                              absl::StrCat(options.max_queue),
-                                              "--max-context",
-                                              absl::StrCat(request.max_context),
-                                              "--kv-bytes",
-                                              absl::StrCat(layout->kv_bytes_per_owner),
-                                              "--step-deadline",
-                                              absl::StrCat(options.step_deadline_seconds),
-                                              "--kernel-level",
-                                              kernel_level};
+  std::vector<std::string> controller_args = {
+      "local",
+      "--model",
+      options.model_dir,
+      "--run-dir",
+      (*run_dir)->path(),
+      "--worker",
+      SiblingProgram("moe-worker"),
+      "--expert-parallel",
+      absl::StrCat(layout->expert_parallel),
+      "--attention-ranks",
+      absl::StrCat(layout->attention_ranks),
+      "--attention",
+      options.attention,
+      "--threads",
+      absl::StrCat(layout->threads_per_attention_rank),
+      "--max-sequences",
+      absl::StrCat(request.max_sequences),
+      "--max-step-tokens",
+      absl::StrCat(request.max_step_tokens),
+      "--max-queue",
+      absl::StrCat(options.max_queue),
+      "--max-context",
+      absl::StrCat(request.max_context),
+      "--kv-bytes",
+      absl::StrCat(layout->kv_bytes_per_owner),
+      "--step-deadline",
+      absl::StrCat(options.step_deadline_seconds),
+      "--kernel-level",
+      kernel_level,
+      absl::StrCat("--worker-arg=--backend=", backend_name)};
+  if (backend->cuda) {
+    controller_args.push_back(
+        absl::StrCat("--worker-arg=--gpu-memory-share=", options.gpu_memory_share));
+  }
   if (!converted_path.empty()) {
     controller_args.insert(controller_args.end(), {"--weights", converted_path});
   }

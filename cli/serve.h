@@ -19,6 +19,8 @@ struct ServeOptions {
   std::string attention = "sharded";
   std::string kv_memory = "auto";
   std::string kernel_level = "auto";
+  std::string backend = "auto";
+  double gpu_memory_share = 0.9;
   int threads = 0;  // 0: all cores
   int max_queue = 256;
   double step_deadline_seconds = 10;

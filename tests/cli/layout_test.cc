@@ -77,6 +77,24 @@ TEST(LayoutTest, AnImpossibleRequestNamesTheOptionAndWhatIsAllowed) {
   }
 }
 
+TEST(LayoutTest, OnAGpuTheWorkerDividesTheMemory) {
+  LayoutRequest request;
+  request.on_gpu = true;
+  // The machine's memory is not asked for: the weights go through it to the GPU.
+  const Machine small{.num_cores = 2, .available_bytes = kGiB};
+  const auto layout = DecideLayout(request, small, Olmoe(), kWeightBytes);
+  ASSERT_TRUE(layout.ok()) << layout.status();
+  EXPECT_EQ(layout->expert_parallel, 1);
+  EXPECT_EQ(layout->kv_bytes_per_owner, 0u);
+  EXPECT_THAT(layout->reasons, ::testing::Contains(HasSubstr("what the weights leave")));
+  request.kv_bytes = 5 * kGiB;
+  EXPECT_EQ(DecideLayout(request, small, Olmoe(), kWeightBytes)->kv_bytes_per_owner, 5 * kGiB);
+  request.expert_parallel = 2;
+  const auto wide = DecideLayout(request, small, Olmoe(), kWeightBytes);
+  EXPECT_EQ(wide.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(wide.status().message()), HasSubstr("NCCL"));
+}
+
 TEST(LayoutTest, AMachineThatIsTooSmallIsToldWhatTheWeightsTake) {
   const auto layout =
       DecideLayout({}, {.num_cores = 2, .available_bytes = 8 * kGiB}, Olmoe(), kWeightBytes);

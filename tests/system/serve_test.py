@@ -123,6 +123,8 @@ class ServeTest(unittest.TestCase):
                 got = [completion(api, question, max_tokens=30) for question in QUESTIONS]
                 want = want or got
                 self.assertEqual(got, want, args)
+                # Said with a reason wherever these tests run: there is no GPU, or several ranks.
+                self.assertIn("auto: backend cpu: ", served.text())
 
     def test_a_killed_rank_costs_no_token_whatever_its_part(self):
         args = ("--expert-parallel", "8", "--attention-ranks", "2")
@@ -241,6 +243,8 @@ class ServeTest(unittest.TestCase):
                 (["serve", DEMO, "--expert-parallel", "65"], "must be 1 to 64"),
                 (["serve", DEMO, "--expert-parallel", "many"], "neither a number nor 'auto'"),
                 (["serve", DEMO, "--kv-memory", "lots"], "not an amount of memory"),
+                (["serve", DEMO, "--backend", "cuda"], "--backend cuda: this moe-worker was built without CUDA"),
+                (["serve", DEMO, "--backend", "rocm"], "rocm"),
                 (["serve", DEMO, "--port", str(taken.getsockname()[1])], "Address already in use"),
                 (["serve"], "model is required"),
                 (["fly"], "fly"),

@@ -28,13 +28,14 @@
 #include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 #include "telemetry/status_server.h"
+#include "worker/daemon/backend_choice.h"
 #include "worker/daemon/inspect.h"
 #include "worker/daemon/supervisor.h"
 #include "worker/daemon/worker.h"
 #include "worker/daemon/worker_metrics.h"
 #include "worker/exchange/tcp_listener.h"
 #include "worker/membership/membership.h"
-#include "worker/model/cpu_backend.h"
+#include "worker/model/backend.h"
 #include "worker/model/mapping_fault.h"
 #include "worker/service/engine_service.h"
 
@@ -53,6 +54,9 @@ struct Flags {
   std::string metrics_address = "127.0.0.1:0";
   std::string advertise_metrics;
   std::string kernel_level = "auto";
+  std::string backend = "cpu";
+  double gpu_memory_share = 0.9;
+  bool probe = false;
   std::string token_file;
   std::string ca_file;
   std::string identity_dir;
@@ -73,7 +77,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "Group that this process was started for: NAMESPACE/DEPLOYMENT/INDEX");
   app->add_option("--worker-id", flags->worker_id, "Name of this worker");
   app->add_option("--slot-hint", flags->slot_hint, "Rank that this process was started for");
-  app->add_option("--model", flags->model, "Folder of the model")->required();
+  app->add_flag("--probe", flags->probe,
+                "Print which backend --backend is on this machine, and why, and end");
+  app->add_option("--model", flags->model, "Folder of the model");
   app->add_option("--weights", flags->weights, "Converted weights to use instead of the folder's");
   app->add_option("--engine-address", flags->engine_address,
                   "Where gateways reach this rank when it leads");
@@ -87,6 +93,16 @@ void AddFlags(CLI::App* app, Flags* flags) {
                 "After SIGTERM, go on until the running epoch ends or the controller says so")
       ->envname("MOE_FINISH_EPOCH");
   app->add_option("--kernel-level", flags->kernel_level, "auto, plain, avx2, avx512 or avx512_bf16")
+      ->capture_default_str();
+  app->add_option("--backend", flags->backend,
+                  "cpu, cuda, or auto: the GPU where there is one that can be used")
+      ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
+      ->envname("MOE_BACKEND")
+      ->capture_default_str();
+  app->add_option(
+         "--gpu-memory-share", flags->gpu_memory_share,
+         "Of a GPU's memory, how much may be in use; the KV cache takes what is left of it")
+      ->check(CLI::Range(0.1, 1.0))
       ->capture_default_str();
   CLI::Option* processes =
       app->add_option("--processes", flags->num_processes,
@@ -110,6 +126,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
   ca->needs(token);
   identity->needs(token);
   app->final_callback([flags] {
+    if (flags->probe) return;
+    if (flags->model.empty()) throw CLI::RequiredError("--model");
     if (flags->inspect) return;
     if (flags->coordinator.empty()) throw CLI::RequiredError("--coordinator");
     if (flags->worker_id.empty()) throw CLI::RequiredError("--worker-id");
@@ -159,6 +177,17 @@ class StopSignal {
 int Fail(const absl::Status& status) {
   spdlog::error("{}", std::string(status.message()));
   return 1;
+}
+
+// One line for `moe serve`, which is built without CUDA.
+int Probe(const Flags& flags) {
+  const auto decision = moe::worker::DecideBackend({.backend = flags.backend});
+  if (!decision.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(decision.status().message()).c_str());
+    return 1;
+  }
+  std::printf("backend %s: %s\n", decision->cuda ? "cuda" : "cpu", decision->reason.c_str());
+  return 0;
 }
 
 // Turns the flags that all processes share into those of this one.
@@ -215,7 +244,14 @@ int Run(const Flags& flags, int stop_fd) {
     if (!parsed.ok()) return Fail(parsed.status());
     level = *parsed;
   }
-  moe::model::CpuBackend backend({.level = level});
+  const moe::worker::BackendOptions backend_options = {
+      .backend = flags.backend, .gpu_memory_share = flags.gpu_memory_share, .cpu_level = level};
+  const auto decision = moe::worker::DecideBackend(backend_options);
+  if (!decision.ok()) return Fail(decision.status());
+  auto made_backend = moe::worker::MakeBackend(backend_options, *decision);
+  if (!made_backend.ok()) return Fail(made_backend.status());
+  const std::unique_ptr<moe::model::Backend> backend = *std::move(made_backend);
+  spdlog::info("backend {}: {}", decision->cuda ? "cuda" : "cpu", decision->reason);
   moe::worker::WorkerMetrics metrics;
   auto status_server = moe::telemetry::StatusServer::Start(
       {.address = flags.metrics_address, .metrics = &metrics, .not_ready_reason = nullptr});
@@ -235,7 +271,7 @@ int Run(const Flags& flags, int stop_fd) {
 
   moe::engine::EngineServiceOptions service_options;
   service_options.address = flags.engine_address;
-  service_options.numerics_id = backend.numerics_id();
+  service_options.numerics_id = backend->numerics_id();
   if (enrollment != nullptr) {
     service_options.credentials = moe::identity::MakeServerCredentials(
         enrollment->files(), moe::identity::PeerCertificate::kRequired);
@@ -252,7 +288,7 @@ int Run(const Flags& flags, int stop_fd) {
 
   moe::worker::Worker worker({.model_dir = flags.model,
                               .converted_weights_path = flags.weights,
-                              .backend = &backend,
+                              .backend = backend.get(),
                               .exchange_listener = listener.get()},
                              service->get(), &metrics);
   moe::membership::MembershipOptions options;
@@ -263,7 +299,7 @@ int Run(const Flags& flags, int stop_fd) {
   options.group = flags.group;
   options.worker_id = flags.worker_id;
   options.slot_hint = flags.slot_hint;
-  options.numerics_id = backend.numerics_id();
+  options.numerics_id = backend->numerics_id();
   options.engine_address = flags.engine_address;
   options.metrics_address =
       flags.advertise_metrics.empty() ? (*status_server)->address() : flags.advertise_metrics;
@@ -303,6 +339,7 @@ int main(int argc, char** argv) {
   CLI::App app{"One expert-parallel rank: loads its experts and serves them to its group."};
   AddFlags(&app, &flags);
   CLI11_PARSE(app, argc, argv);
+  if (flags.probe) return Probe(flags);
   if (flags.inspect) return moe::worker::RunInspect(flags.model);
 
   spdlog::set_default_logger(spdlog::stderr_logger_mt("worker"));

@@ -1,0 +1,22 @@
+// The GPU's part of backend_choice.h, in builds without MOE_CUDA.
+#include "worker/daemon/backend_choice.h"
+
+namespace moe::worker {
+namespace {
+
+absl::Status NotBuilt() {
+  return absl::FailedPreconditionError(
+      "this moe-worker was built without CUDA: build it with `tools/build-cuda moe-worker`, run "
+      "the "
+      "image moe-worker-cuda, or use --backend cpu");
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> FindGpu() { return NotBuilt(); }
+
+absl::StatusOr<std::unique_ptr<model::Backend>> MakeCudaBackend(const BackendOptions&) {
+  return NotBuilt();
+}
+
+}  // namespace moe::worker
