@@ -48,6 +48,12 @@ function(moe_add_cuda_checks)
     set_tests_properties(cuda.${test} PROPERTIES
       FIXTURES_REQUIRED cuda TIMEOUT 600 LABELS "slow;cuda" SKIP_RETURN_CODE 77)
   endforeach()
+  # For the architecture that cuda.build has built for.
+  add_test(NAME cuda.worker_image
+           COMMAND ${CMAKE_SOURCE_DIR}/tests/deploy/cuda_worker_test ${CMAKE_BINARY_DIR})
+  set_tests_properties(cuda.worker_image PROPERTIES
+    FIXTURES_REQUIRED cuda RUN_SERIAL ON TIMEOUT 2400 LABELS "slow;cuda"
+    ENVIRONMENT "MOE_CUDA_ARCHITECTURES=90")
 endfunction()
 
 # Called once, from the last folder of tests, so that ctest runs these last.
