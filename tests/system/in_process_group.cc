@@ -21,6 +21,20 @@ void Require(const absl::Status& status, const char* what) {
   std::abort();
 }
 
+class HostEnd : public EpochEnd {
+ public:
+  explicit HostEnd(std::unique_ptr<exchange::EpochExchange> exchange)
+      : exchange_(std::move(exchange)) {}
+  std::string bootstrap() const override { return exchange_->bootstrap(); }
+  absl::Status Connect() override { return exchange_->Connect(); }
+  void Abort(std::string_view reason) override { exchange_->Abort(reason); }
+  exchange::ControlChannel* control() override { return exchange_.get(); }
+  model::RankExchange exchange() override { return {.host = exchange_.get()}; }
+
+ private:
+  const std::unique_ptr<exchange::EpochExchange> exchange_;
+};
+
 }  // namespace
 
 InProcessGroup::InProcessGroup(const model::Checkpoint* checkpoint, const GroupOptions& options)
@@ -99,44 +113,53 @@ std::unique_ptr<InProcessGroup::Rank> InProcessGroup::MakeRank(int rank_idx) {
   return rank;
 }
 
-absl::StatusOr<std::shared_ptr<exchange::EpochExchange>> InProcessGroup::MakeExchange(int rank) {
+absl::StatusOr<std::unique_ptr<EpochEnd>> InProcessGroup::MakeEnd(int rank) {
   constexpr absl::Duration kDeadline = absl::Seconds(60);  // sanitizers are slow
-  exchange::LocalExperts* const experts = ranks_[rank]->model->host_experts();
-  const std::string bootstrap = rank == 0 ? "" : ranks_[0]->group->bootstrap();
+  const std::string bootstrap = rank == 0 ? "" : ranks_[0]->end->bootstrap();
+  model::RankModel* const model = ranks_[rank]->model.get();
+  if (options_.make_end) {
+    return options_.make_end(
+        {.shape = &shape_, .epoch = epoch_, .rank = rank, .bootstrap = bootstrap, .model = model});
+  }
+  exchange::LocalExperts* const experts = model->host_experts();
+  absl::StatusOr<std::unique_ptr<exchange::EpochExchange>> made;
   if (options_.tcp) {
     exchange::TcpOptions options{.listener = ranks_[rank]->listener.get(),
                                  .step_deadline = kDeadline,
                                  .join_deadline = kDeadline};
     for (const auto& other : ranks_) options.addresses.push_back(other->listener->address());
-    return rank == 0 ? exchange::TcpGroup::Create(shape_, epoch_, experts, options)
+    made = rank == 0 ? exchange::TcpGroup::Create(shape_, epoch_, experts, options)
                      : exchange::TcpGroup::Open(bootstrap, shape_, epoch_, rank, experts, options);
+  } else {
+    const exchange::SharedMemoryOptions options{.step_deadline = kDeadline,
+                                                .join_deadline = kDeadline};
+    made = rank == 0 ? exchange::SharedMemoryGroup::Create(shape_, epoch_, experts, options)
+                     : exchange::SharedMemoryGroup::Open(bootstrap, shape_, epoch_, rank, experts,
+                                                         options);
   }
-  const exchange::SharedMemoryOptions options{.step_deadline = kDeadline,
-                                              .join_deadline = kDeadline};
-  return rank == 0
-             ? exchange::SharedMemoryGroup::Create(shape_, epoch_, experts, options)
-             : exchange::SharedMemoryGroup::Open(bootstrap, shape_, epoch_, rank, experts, options);
+  if (!made.ok()) return made.status();
+  return std::make_unique<HostEnd>(*std::move(made));
 }
 
 absl::Status InProcessGroup::ConnectAll() {
   ++epoch_;
   epoch_over_ = false;
   for (size_t i = 0; i < ranks_.size(); ++i) {
-    auto group = MakeExchange(static_cast<int>(i));
-    if (!group.ok()) return group.status();
-    ranks_[i]->group = *std::move(group);
-    auto layers = ranks_[i]->model->MakeLayers({.host = ranks_[i]->group.get()});
-    if (!layers.ok()) return layers.status();
-    ranks_[i]->layers = *std::move(layers);
+    auto end = MakeEnd(static_cast<int>(i));
+    if (!end.ok()) return end.status();
+    ranks_[i]->end = *std::move(end);
   }
   std::vector<std::thread> threads;
   std::vector<absl::Status> statuses(ranks_.size());
   for (size_t i = 0; i < ranks_.size(); ++i) {
-    threads.emplace_back([this, i, &statuses] { statuses[i] = ranks_[i]->group->Connect(); });
+    threads.emplace_back([this, i, &statuses] { statuses[i] = ranks_[i]->end->Connect(); });
   }
   for (std::thread& thread : threads) thread.join();
-  for (const absl::Status& status : statuses) {
-    if (!status.ok()) return status;
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    if (!statuses[i].ok()) return statuses[i];
+    auto layers = ranks_[i]->model->MakeLayers(ranks_[i]->end->exchange());
+    if (!layers.ok()) return layers.status();
+    ranks_[i]->layers = *std::move(layers);
   }
   return absl::OkStatus();
 }
@@ -162,7 +185,7 @@ absl::Status InProcessGroup::StartEpoch(const std::vector<int>& fresh) {
                                        .num_ranks = options_.num_ranks,
                                        .replicated = options_.replicated,
                                        .layers = rank->layers.get(),
-                                       .control = rank->group.get(),
+                                       .control = rank->end->control(),
                                        .owner = rank->owner.get(),
                                        .stop = &epoch_over_,
                                        .current_step = &rank->current_step};
@@ -177,17 +200,19 @@ absl::Status InProcessGroup::StartEpoch(const std::vector<int>& fresh) {
 void InProcessGroup::EndEpoch() {
   epoch_over_ = true;
   for (auto& rank : ranks_) {
-    if (rank->group != nullptr) rank->group->Abort("the test ends the epoch");
+    if (rank->end != nullptr) rank->end->Abort("the test ends the epoch");
   }
   if (ranks_[0]->leader != nullptr) ranks_[0]->leader->Wake();
   for (auto& rank : ranks_) {
     if (!rank->thread.joinable()) continue;
     rank->thread.join();
-    if (!absl::IsAborted(rank->outcome)) Require(rank->outcome, "a rank ended its epoch");
+    // Its own end, or that it saw another rank's first.
+    if (absl::IsAborted(rank->outcome) || absl::IsUnavailable(rank->outcome)) continue;
+    Require(rank->outcome, "a rank ended its epoch");
   }
   for (auto& rank : ranks_) {
     rank->layers = nullptr;
-    rank->group = nullptr;
+    rank->end = nullptr;
   }
 }
 
@@ -247,15 +272,35 @@ void InProcessGroup::WaitTokens(int num_tokens) {
   mutex_.Await(absl::Condition(&enough));
 }
 
+std::vector<int> InProcessGroup::RowsOfRankZero(int count) const {
+  std::vector<int> rows(static_cast<size_t>(options_.num_ranks));
+  rows[0] = count;
+  return rows;
+}
+
+// Where layers are not collective no plan names this rank: it runs experts until the epoch ends.
+absl::Status InProcessGroup::FollowTeacher(Rank* rank) {
+  for (;;) {
+    const auto plan = rank->end->control()->ReceivePlan();
+    if (!plan.ok()) return plan.status();
+    absl::Status status;
+    if (rank->model->decoder() != nullptr) status = rank->model->decoder()->Begin({}, {});
+    if (status.ok()) status = rank->layers->Run(plan->step, RowsOfRankZero(std::stoi(plan->plan)));
+    if (status.ok() && rank->model->decoder() != nullptr) {
+      status = rank->model->decoder()->Finish({}, [](size_t, const model::LogitResult&) {});
+    }
+    if (status.ok()) status = rank->end->control()->SendResult(plan->step, "");
+    if (!status.ok()) return status;
+  }
+}
+
 absl::StatusOr<std::vector<float>> InProcessGroup::TeacherForced(const std::vector<int32_t>& tokens,
                                                                  int chunk) {
   const kernels::ScopedFlushDenormals flush_denormals;
   if (absl::Status status = ConnectAll(); !status.ok()) return status;
   std::vector<std::thread> followers;
   for (size_t i = 1; i < ranks_.size(); ++i) {
-    // No plan names these ranks: they run experts until the epoch ends.
-    followers.emplace_back(
-        [this, i] { ranks_[i]->outcome = ranks_[i]->group->ReceivePlan().status(); });
+    followers.emplace_back([this, i] { ranks_[i]->outcome = FollowTeacher(ranks_[i].get()); });
   }
   Rank& rank = *ranks_[0];
   const int num_tokens = static_cast<int>(tokens.size());
@@ -264,6 +309,10 @@ absl::StatusOr<std::vector<float>> InProcessGroup::TeacherForced(const std::vect
                                    kernels::kKvBlockTokens);
   // Descending blocks: nothing may depend on their order.
   std::iota(block_table.rbegin(), block_table.rend(), 0);
+  std::vector<int> followers_of_plan;
+  for (int other = 1; rank.layers->collective() && other < options_.num_ranks; ++other) {
+    followers_of_plan.push_back(other);
+  }
   std::vector<float> logits;
   logits.reserve(tokens.size() * vocab_size);
 
@@ -273,12 +322,13 @@ absl::StatusOr<std::vector<float>> InProcessGroup::TeacherForced(const std::vect
       const int count = std::min(chunk, num_tokens - start);
       const kernels::AttentionSlice slice{
           .first_row = 0, .start = start, .count = count, .block_table = block_table.data()};
-      absl::Status status = rank.group->SendPlan(++step, "", {});
+      absl::Status status =
+          rank.end->control()->SendPlan(++step, std::to_string(count), followers_of_plan);
       if (status.ok()) {
         status = rank.model->decoder()->Begin({&slice, 1},
                                               absl::MakeConstSpan(tokens).subspan(start, count));
       }
-      if (status.ok()) status = rank.layers->Run(step, std::vector<int>{count});
+      if (status.ok()) status = rank.layers->Run(step, RowsOfRankZero(count));
       if (!status.ok()) return status;
       std::vector<model::LogitRequest> requests(count);
       for (int row = 0; row < count; ++row) requests[row].row = row;
@@ -286,16 +336,19 @@ absl::StatusOr<std::vector<float>> InProcessGroup::TeacherForced(const std::vect
           rank.model->decoder()->Finish(requests, [&](size_t, const model::LogitResult& result) {
             logits.insert(logits.end(), result.logits.begin(), result.logits.end());
           });
+      if (status.ok()) {
+        status = rank.end->control()->ReceiveResults(step, followers_of_plan).status();
+      }
       if (!status.ok()) return status;
     }
     return absl::OkStatus();
   };
   const absl::Status status = run();
-  for (auto& other : ranks_) other->group->Abort("the test ends the epoch");
+  for (auto& other : ranks_) other->end->Abort("the test ends the epoch");
   for (std::thread& follower : followers) follower.join();
   for (auto& other : ranks_) {
     other->layers = nullptr;
-    other->group = nullptr;
+    other->end = nullptr;
   }
   if (!status.ok()) return status;
   return logits;

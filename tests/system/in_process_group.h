@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "proto/engine.pb.h"
+#include "tests/system/epoch_end.h"
 #include "worker/engine/epoch_loop.h"
 #include "worker/engine/leader.h"
 #include "worker/engine/owner.h"
@@ -30,8 +31,9 @@ struct GroupOptions {
   int num_ranks = 1;
   int num_attention_ranks = 1;
   bool replicated = false;
-  bool tcp = false;     // the exchange; else shared memory
-  int num_threads = 1;  // of each attention rank
+  bool tcp = false;                 // the exchange; else shared memory
+  MakeEpochEnd make_end = nullptr;  // or what this makes
+  int num_threads = 1;              // of each attention rank
   kernels::CpuLevel level = kernels::DetectCpuLevel();
   model::Backend* backend = nullptr;  // null: a CpuBackend of that level; else not owned
   int max_step_tokens = 512;
@@ -81,8 +83,8 @@ class InProcessGroup : public engine::EventSink {
     std::unique_ptr<engine::Owner> owner;
     std::unique_ptr<engine::Leader> leader;
     std::unique_ptr<exchange::TcpListener> listener;  // of the Tcp exchange
-    std::shared_ptr<exchange::EpochExchange> group;
-    std::unique_ptr<model::LayerLoop> layers;  // of the epoch
+    std::unique_ptr<EpochEnd> end;                    // of the epoch
+    std::unique_ptr<model::LayerLoop> layers;         // of the epoch
     std::atomic<uint64_t> current_step{0};
     std::thread thread;
     absl::Status outcome;
@@ -92,8 +94,11 @@ class InProcessGroup : public engine::EventSink {
     return options_.replicated || rank < options_.num_attention_ranks;
   }
   std::unique_ptr<Rank> MakeRank(int rank);
-  absl::StatusOr<std::shared_ptr<exchange::EpochExchange>> MakeExchange(int rank);
+  absl::StatusOr<std::unique_ptr<EpochEnd>> MakeEnd(int rank);
   absl::Status ConnectAll();
+  // Of TeacherForced, whose rows are all rank 0's.
+  std::vector<int> RowsOfRankZero(int count) const;
+  absl::Status FollowTeacher(Rank* rank);
 
   const model::Checkpoint* checkpoint_;
   const GroupOptions options_;

@@ -230,7 +230,8 @@ absl::Status CudaDecoder::Finish(absl::Span<const model::LogitRequest> requests,
     const auto next = logits_->Enqueue(requests, first, num_rows_);
     if (!next.ok()) return next.status();
     // The only wait of a step, unless more rows of logits go to the host than there is room for.
-    status = stream_->Synchronize();
+    // After the first one nothing of other ranks is in the stream.
+    status = first == 0 && exchange_ != nullptr ? exchange_->FinishStep() : stream_->Synchronize();
     if (!status.ok()) return status;
     if (first == 0) experts_->TakeCounts();
     is_running_ = false;

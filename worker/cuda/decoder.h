@@ -26,6 +26,7 @@
 #include "worker/cuda/logit_stage.h"
 #include "worker/cuda/step_upload.h"
 #include "worker/cuda/weight_layout.h"
+#include "worker/exchange/device_exchange.h"
 #include "worker/model/config.h"
 #include "worker/model/decoder.h"
 #include "worker/model/step_times.h"
@@ -64,6 +65,11 @@ class CudaDecoder : public model::Decoder {
                      absl::Span<const int32_t> tokens) override;
   absl::Status Finish(absl::Span<const model::LogitRequest> requests, Deliver deliver) override;
 
+  // The epoch's: its FinishStep is the wait of a step. Not owned; null before the first epoch and
+  // after the last one.
+  void set_exchange(exchange::DeviceExchange* exchange) { exchange_ = exchange; }
+  const exchange::DeviceExchange* exchange() const { return exchange_; }
+
   // Whether decode steps are padded from the next one on, so that a graph can be launched for them.
   void set_pads_decode(bool pads) { pads_decode_ = pads; }
 
@@ -101,6 +107,7 @@ class CudaDecoder : public model::Decoder {
   const std::unique_ptr<LogitStage> logits_;
   const int qkv_stride_;  // (num_heads + 2 num_kv_heads) * head_dim
 
+  exchange::DeviceExchange* exchange_ = nullptr;
   bool pads_decode_ = false;
   // Of the current step.
   bool is_running_ = false;  // enqueued and not waited for

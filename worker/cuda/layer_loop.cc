@@ -14,7 +14,13 @@ CudaLayerLoop::CudaLayerLoop(CudaDecoder* decoder, RankDeviceExperts* experts,
       exchange_(exchange),
       stream_(stream),
       options_(options) {
-  if (decoder_ != nullptr) decoder_->set_pads_decode(options.graphs);
+  if (decoder_ == nullptr) return;
+  decoder_->set_pads_decode(options.graphs);
+  decoder_->set_exchange(exchange);
+}
+
+CudaLayerLoop::~CudaLayerLoop() {
+  if (decoder_ != nullptr && decoder_->exchange() == exchange_) decoder_->set_exchange(nullptr);
 }
 
 absl::Status CudaLayerLoop::Enqueue() {
@@ -73,7 +79,7 @@ absl::Status CudaLayerLoop::Run(uint64_t step, absl::Span<const int> num_rows) {
   // No tokens to wait for, but the step's end all the same: errors are told to their step.
   status = experts_->EnqueueCounts();
   if (!status.ok()) return status;
-  status = stream_->Synchronize();
+  status = exchange_->FinishStep();
   if (!status.ok()) return status;
   experts_->TakeCounts();
   return absl::OkStatus();

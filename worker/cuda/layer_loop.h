@@ -38,6 +38,9 @@ class CudaLayerLoop : public model::LayerLoop {
   CudaLayerLoop(CudaDecoder* decoder, RankDeviceExperts* experts,
                 exchange::DeviceExchange* exchange, const device::Stream* stream,
                 const Options& options);
+  ~CudaLayerLoop() override;
+  CudaLayerLoop(const CudaLayerLoop&) = delete;
+  CudaLayerLoop& operator=(const CudaLayerLoop&) = delete;
 
   bool collective() const override { return true; }
   // Returns when all is enqueued; a rank without a decoder waits for the device.

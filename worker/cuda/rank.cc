@@ -142,7 +142,7 @@ absl::Status CudaRank::Build(const Layout& layout, model::StepTimes* times) {
   experts_ = *std::move(experts);
   if (spec_.num_ranks == 1) {
     local_exchange_ = std::make_unique<LocalDeviceExchange>(config, experts_.get(), layout.exchange,
-                                                            spec_.max_rows, gpu_);
+                                                            spec_.max_rows, gpu_, &stream_);
   }
   if (!spec_.attention) return absl::OkStatus();
   auto decoder = CudaDecoder::Create(

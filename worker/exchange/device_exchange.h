@@ -45,8 +45,8 @@ class DeviceExchange {
   virtual kernels::BFloat16* rows() = 0;  // [max_rows, hidden] bf16, device
   virtual int32_t* expert_ids() = 0;      // [max_rows, top_k], device, ascending within a row
 
-  // Begins a step. num_rows: of each rank, the same at all ranks; none above max_rows; their sum
-  // may be 0 nowhere. Steps ascend.
+  // Begins a step. num_rows: of each rank, the same at all ranks; none above max_rows, and their
+  // sum above 0. Steps ascend.
   virtual absl::Status BeginStep(uint64_t step, absl::Span<const int> num_rows) = 0;
 
   // One layer: rows out, this rank's experts, outputs back. Every rank calls it for every layer,
@@ -54,6 +54,10 @@ class DeviceExchange {
   // (row, chosen expert): [num_rows, top_k, hidden] bf16, device, valid until the next RunLayer;
   // null for a rank without rows. Aborted after Abort.
   virtual absl::StatusOr<const kernels::BFloat16*> RunLayer(int layer) = 0;
+
+  // Waits until the device has done everything that the stream was given, and ends the step. Every
+  // rank calls it in place of a wait for the stream: this one ends with the epoch, and says why.
+  virtual absl::Status FinishStep() = 0;
 };
 
 }  // namespace moe::exchange

@@ -61,9 +61,7 @@ class NcclExchange final : public DeviceExchange {
   absl::Status BeginStep(uint64_t step, absl::Span<const int> num_rows) override;
   absl::StatusOr<const kernels::BFloat16*> RunLayer(int layer) override;
 
-  // Waits until the device has done everything that the stream was given, and ends the step. In
-  // place of a wait for the stream: this one ends with the epoch, and says why.
-  absl::Status FinishStep();
+  absl::Status FinishStep() override;
 
   // A whole eager step of a rank that has no rows in it: what every rank does that a plan gives
   // nothing else to do (NcclEpoch::all_ranks_compute). FailedPrecondition for a rank with rows.

@@ -1,0 +1,145 @@
+// Groups of ranks on emulated GPUs, their rows over a fake NCCL: the same tokens and
+// log-probabilities at every width, by every way that rows travel, and whichever rank is lost.
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/kernels/emulator/runtime.h"
+#include "tests/system/fake_nccl_group.h"
+#include "tests/system/in_process_group.h"
+#include "worker/cuda/backend.h"
+#include "worker/model/checkpoint.h"
+
+namespace moe::testing {
+namespace {
+
+using engine::v1::SamplingParams;
+
+// Slots wherever there are as many, or exact numbers wherever they can be.
+exchange::PatternThresholds Only(bool exact) {
+  exchange::PatternThresholds thresholds;
+  thresholds.surplus_bytes_in_node = thresholds.surplus_bytes_over_network =
+      exact ? std::numeric_limits<int64_t>::min() : std::numeric_limits<int64_t>::max();
+  return thresholds;
+}
+
+struct Request {
+  std::vector<int32_t> prompt;
+  SamplingParams sampling;
+};
+
+std::vector<Request> MakeRequests(const model::ModelConfig& config, int num_requests) {
+  std::mt19937 random(11);
+  std::vector<Request> requests;
+  for (int i = 0; i < num_requests; ++i) {
+    Request request;
+    const int length = 1 + static_cast<int>(random() % (i == 0 ? 60 : 12));
+    for (int t = 0; t < length; ++t) {
+      request.prompt.push_back(static_cast<int32_t>(random() % config.vocab_size));
+    }
+    SamplingParams& sampling = request.sampling;
+    sampling.set_top_p(i % 3 == 2 ? 0.9f : 1.0f);
+    sampling.set_repetition_penalty(1);
+    sampling.set_num_logprobs(1);
+    sampling.set_num_prompt_logprobs(-1);
+    sampling.set_max_tokens(3 + i % 4);
+    sampling.set_ignore_eos(true);
+    sampling.set_temperature(i % 2 == 1 ? 0.8f : 0.0f);
+    sampling.set_seed(1000 + i);
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+class CudaGroupTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    emulator::SetDeviceMemory(size_t{1} << 30, size_t{1} << 30);
+    auto backend = cuda::CudaBackend::Create({});
+    ASSERT_TRUE(backend.ok()) << backend.status();
+    backend_ = *std::move(backend);
+    auto checkpoint = model::Checkpoint::Open("tests/data/checkpoints/gqa");
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    checkpoint_ = *std::move(checkpoint);
+    requests_ = MakeRequests(checkpoint_->config(), 7);
+    // Each request alone, on one GPU: what all others must equal.
+    InProcessGroup group(checkpoint_.get(), {.backend = backend_.get()});
+    ASSERT_TRUE(group.StartEpoch().ok());
+    for (const Request& request : requests_) {
+      const uint64_t id = group.Submit(request.prompt, request.sampling);
+      baseline_.push_back(group.WaitAll()[id]);
+      ASSERT_EQ(baseline_.back().error, "");
+    }
+  }
+
+  GroupOptions Options(int num_ranks, int num_attention_ranks, FakeNcclGroup* nccl) {
+    return {.num_ranks = num_ranks,
+            .num_attention_ranks = num_attention_ranks,
+            .make_end = [nccl](const EpochRequest& request) { return nccl->MakeEnd(request); },
+            .backend = backend_.get(),
+            .max_step_tokens = 64,
+            .kv_blocks_per_owner = 32};
+  }
+
+  std::vector<uint64_t> SubmitAll(InProcessGroup* group) {
+    std::vector<uint64_t> ids;
+    for (const Request& request : requests_) {
+      ids.push_back(group->Submit(request.prompt, request.sampling));
+    }
+    return ids;
+  }
+
+  void ExpectBaseline(const std::vector<uint64_t>& ids, InProcessGroup* group) {
+    auto answers = group->WaitAll();
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const Answer& answer = answers[ids[i]];
+      ASSERT_EQ(answer.error, "") << "request " << i;
+      ASSERT_EQ(answer.tokens, baseline_[i].tokens) << "request " << i;
+      ASSERT_TRUE(answer.logprobs == baseline_[i].logprobs)
+          << "request " << i << ": log-probabilities with other bits";
+    }
+  }
+
+  std::unique_ptr<cuda::CudaBackend> backend_;
+  std::unique_ptr<model::Checkpoint> checkpoint_;
+  std::vector<Request> requests_;
+  std::vector<Answer> baseline_;
+};
+
+TEST_F(CudaGroupTest, EveryWidthAndEveryWayOfRowsGivesWhatOneGpuGives) {
+  for (const auto& [num_ranks, num_attention_ranks] :
+       std::vector<std::pair<int, int>>{{2, 1}, {2, 2}, {3, 2}, {4, 4}}) {
+    for (const bool exact : {false, true}) {
+      SCOPED_TRACE(std::to_string(num_ranks) + " ranks, " + std::to_string(num_attention_ranks) +
+                   " with attention" + (exact ? ", exact" : ", slots"));
+      FakeNcclGroup nccl(num_ranks, Only(exact));
+      InProcessGroup group(checkpoint_.get(), Options(num_ranks, num_attention_ranks, &nccl));
+      const absl::Status started = group.StartEpoch();
+      ASSERT_TRUE(started.ok()) << started;
+      ExpectBaseline(SubmitAll(&group), &group);
+      EXPECT_GT(nccl.num_bytes_received(), 0);
+    }
+  }
+}
+
+TEST_F(CudaGroupTest, ALostOwnerAndALostHolderOfExpertsChangeNothing) {
+  for (const int lost : {1, 2}) {
+    SCOPED_TRACE("rank " + std::to_string(lost) + " is lost");
+    FakeNcclGroup nccl(3, Only(/*exact=*/lost == 1));
+    InProcessGroup group(checkpoint_.get(), Options(3, 2, &nccl));
+    ASSERT_TRUE(group.StartEpoch().ok());
+    const std::vector<uint64_t> ids = SubmitAll(&group);
+    group.WaitTokens(5);
+    group.EndEpoch();
+    ASSERT_TRUE(group.StartEpoch({lost}).ok());
+    ExpectBaseline(ids, &group);
+  }
+}
+
+}  // namespace
+}  // namespace moe::testing
