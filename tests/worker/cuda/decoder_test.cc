@@ -225,6 +225,11 @@ TEST_F(CudaDecoderTest, LongSequencesAreSplitWithoutAnotherBit) {
   // Three splits, each by a block of its own.
   const auto last = Logits({{&tokens, 289, 1, &blocks}});
   EXPECT_TRUE(last[0] == whole.back());
+  // Row by row over the end of a split: graphs of two shapes, each launched often.
+  for (int position = 250; position < 265; ++position) {
+    const auto row = Logits({{&tokens, position, 1, &blocks}});
+    EXPECT_TRUE(row[0] == whole[position]) << "position " << position;
+  }
   // Three rows of it, as if they were of three sequences.
   std::vector<Rows> step;
   for (int i = 0; i < 3; ++i) step.push_back({&tokens, 280 + i, 1, &blocks});
@@ -371,6 +376,17 @@ TEST_F(CudaLogitsTest, MoreRowsThanLogitsAreHeldAtOnceAreAnsweredAll) {
   for (int row = 0; row < 300; ++row) {
     EXPECT_EQ(drawn[row].token,
               std::max_element(all[row].begin(), all[row].end()) - all[row].begin());
+  }
+  // Rows for the host in both halves, all in one go.
+  for (int row = 0; row < 300; row += 10) requests[row].want = Want::kLogits;
+  host_logits_.clear();
+  const auto mixed = RunStep(rank_->decoder(), layers_.get(), {rows}, requests, &host_logits_);
+  for (int row = 0; row < 300; ++row) {
+    if (row % 10 == 0) {
+      EXPECT_TRUE(host_logits_[row] == all[row]) << row;
+    } else {
+      EXPECT_EQ(mixed[row].token, drawn[row].token) << row;
+    }
   }
 }
 
