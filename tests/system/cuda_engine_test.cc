@@ -130,12 +130,12 @@ std::vector<Request> MakeRequests(const model::ModelConfig& config, int num_requ
 
 class CudaEngineTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    checkpoint_ = OpenCheckpoint("gqa");
+  static void SetUpTestSuite() {
+    checkpoint_ = OpenCheckpoint("gqa").release();
     requests_ = MakeRequests(checkpoint_->config(), 13);
     // Each request alone, launched kernel by kernel: what all others must equal.
     const auto backend = MakeBackend(/*graphs=*/false);
-    InProcessGroup group(checkpoint_.get(), {.backend = backend.get()});
+    InProcessGroup group(checkpoint_, {.backend = backend.get()});
     ASSERT_TRUE(group.StartEpoch().ok());
     for (const Request& request : requests_) {
       const uint64_t id = group.Submit(request.prompt, request.sampling);
@@ -158,7 +158,7 @@ class CudaEngineTest : public ::testing::Test {
   void ExpectBaseline(GroupOptions options, const std::string& what) {
     const auto backend = MakeBackend();
     options.backend = backend.get();
-    InProcessGroup group(checkpoint_.get(), options);
+    InProcessGroup group(checkpoint_, options);
     ASSERT_TRUE(group.StartEpoch().ok());
     std::vector<uint64_t> ids;
     for (const Request& request : requests_) {
@@ -167,10 +167,14 @@ class CudaEngineTest : public ::testing::Test {
     ExpectBaseline(ids, &group, what);
   }
 
-  std::unique_ptr<model::Checkpoint> checkpoint_;
-  std::vector<Request> requests_;
-  std::vector<Answer> baseline_;
+  static model::Checkpoint* checkpoint_;
+  static std::vector<Request> requests_;
+  static std::vector<Answer> baseline_;
 };
+
+model::Checkpoint* CudaEngineTest::checkpoint_ = nullptr;
+std::vector<Request> CudaEngineTest::requests_;
+std::vector<Answer> CudaEngineTest::baseline_;
 
 TEST_F(CudaEngineTest, ABatchGivesWhatEachRequestGivesAlone) { ExpectBaseline({}, "batch"); }
 
@@ -186,7 +190,7 @@ TEST_F(CudaEngineTest, PreemptionForWantOfKvCacheGivesTheSame) {
 
 TEST_F(CudaEngineTest, AnEpochThatEndsInTheMiddleChangesNothing) {
   const auto backend = MakeBackend();
-  InProcessGroup group(checkpoint_.get(), {.backend = backend.get()});
+  InProcessGroup group(checkpoint_, {.backend = backend.get()});
   ASSERT_TRUE(group.StartEpoch().ok());
   std::vector<uint64_t> ids;
   for (const Request& request : requests_) {
@@ -200,7 +204,7 @@ TEST_F(CudaEngineTest, AnEpochThatEndsInTheMiddleChangesNothing) {
 
 TEST_F(CudaEngineTest, ANewLeaderGoesOnWhereTheGatewayHasTokens) {
   const auto backend = MakeBackend();
-  InProcessGroup group(checkpoint_.get(), {.backend = backend.get()});
+  InProcessGroup group(checkpoint_, {.backend = backend.get()});
   ASSERT_TRUE(group.StartEpoch().ok());
   std::vector<uint64_t> ids;
   for (size_t i = 0; i < requests_.size(); ++i) {
@@ -221,7 +225,7 @@ TEST_F(CudaEngineTest, PromptLogprobsAreTheSameInAnyChunking) {
   std::vector<float> first;
   for (const int chunk : {512, 7}) {
     const auto backend = MakeBackend();
-    InProcessGroup group(checkpoint_.get(), {.backend = backend.get(), .max_step_tokens = chunk});
+    InProcessGroup group(checkpoint_, {.backend = backend.get(), .max_step_tokens = chunk});
     ASSERT_TRUE(group.StartEpoch().ok());
     SamplingParams sampling = requests_[0].sampling;
     sampling.set_num_prompt_logprobs(2);
