@@ -390,6 +390,48 @@ TEST_F(CudaLogitsTest, MoreRowsThanLogitsAreHeldAtOnceAreAnsweredAll) {
   }
 }
 
+// A token whose embedding is NaN, as a broken checkpoint may have one.
+TEST_F(CudaDecoderTest, ARowThatIsNotFiniteIsSaidToBeSoAndHarmsNoOther) {
+  constexpr int32_t kBroken = 7;
+  const model::ModelConfig config = model::TinyConfig();
+  Write(config);
+  auto tensors = model::RandomTensors(config, 1, {.init_std = 0.2F});
+  for (model::TensorBytes& tensor : tensors) {
+    if (tensor.tensor.name != "model.embed_tokens.weight") continue;
+    for (int i = 0; i < config.hidden; ++i) {
+      tensor.data.replace((size_t{kBroken} * config.hidden + i) * 2, 2, "\xc0\x7f");
+    }
+  }
+  ASSERT_TRUE(model::WriteSafetensors(dir_ + "/model.safetensors", tensors).ok());
+  auto checkpoint = model::Checkpoint::Open(dir_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  checkpoint_ = *std::move(checkpoint);
+  backend_ = MakeBackend();
+  rank_ = Load(backend_.get(), *checkpoint_, Spec());
+  ASSERT_NE(rank_, nullptr);
+  EXPECT_EQ(rank_->report().warnings.size(), 1u);
+  layers_ = *rank_->MakeLayers({});
+
+  const std::vector<int32_t> good = {3, 4, 5};
+  const std::vector<int32_t> bad = {3, kBroken, 5};
+  const std::vector<int32_t> good_blocks = BlocksFrom(4, 1);
+  const std::vector<int32_t> bad_blocks = BlocksFrom(5, 1);
+  const LogitRequest draw = {.row = 2, .want = Want::kDraw, .num_top = 3};
+  std::vector<std::vector<float>> logits;
+  const auto alone =
+      RunStep(rank_->decoder(), layers_.get(), {{&good, 0, 3, &good_blocks}}, {draw}, &logits);
+  LogitRequest second = draw;
+  second.row = 5;
+  const auto both =
+      RunStep(rank_->decoder(), layers_.get(),
+              {{&bad, 0, 3, &bad_blocks}, {&good, 0, 3, &good_blocks}}, {draw, second}, &logits);
+  EXPECT_FALSE(both[0].finite);
+  EXPECT_TRUE(both[1].finite);
+  EXPECT_EQ(both[1].token, alone[0].token);
+  EXPECT_EQ(both[1].logprob, alone[0].logprob);
+  EXPECT_TRUE(both[1].top == alone[0].top);
+}
+
 // ---- Steps that can't be
 
 TEST_F(CudaDecoderTest, StepsThatCantBeAreRefusedAndTheNextOneRuns) {
