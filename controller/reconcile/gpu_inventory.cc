@@ -25,6 +25,7 @@ int GpuPool::UsableBy(int gpus_per_pod) const {
 
 std::string DescribeGpus(const GpuInventory& inventory) {
   std::vector<std::string> parts;
+  parts.reserve(inventory.pools.size());
   for (const GpuPool& pool : inventory.pools) {
     parts.push_back(absl::StrCat(pool.num_gpus(), " x ", pool.product, " on ", pool.num_nodes(),
                                  pool.num_nodes() == 1 ? " node" : " nodes"));
