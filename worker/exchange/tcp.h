@@ -40,10 +40,11 @@ struct TcpOptions {
 };
 
 // What a rank tells the others when it ends the epoch: how far it came, and who it thinks is at
-// fault.
+// fault. Or that it has waited for too long, and goes on waiting for who is at fault.
 struct LastWords {
-  StepLayer at = {};  // layer -1: before the first
-  int suspect = -1;   // -1: nobody in particular
+  StepLayer at = {};     // layer -1: before the first
+  int suspect = -1;      // -1: nobody in particular
+  bool is_late = false;  // it has not ended the epoch yet
 
   bool operator==(const LastWords&) const = default;
 };
@@ -52,7 +53,7 @@ struct LastWords {
 struct PeerState {
   bool is_gone = false;            // the connection has ended
   bool has_answered = false;       // its result waits to be received
-  std::optional<LastWords> words;  // it has said that it ends the epoch
+  std::optional<LastWords> words;  // it has said that it ends the epoch, or is late
 };
 
 class TcpGroup : public EpochExchange {

@@ -39,16 +39,16 @@ absl::Status CheckUses(const FrameHeader& header, const Uses& uses) {
 
 absl::Status CheckCounts(const GroupShape& shape, const FrameHeader& header, const Uses& uses) {
   const int64_t max_pairs = int64_t{shape.max_rows} * shape.top_k;
-  if (uses.layer && (header.layer < 0 || header.layer >= shape.num_layers)) {
-    return Malformed(header, absl::StrCat("layer ", header.layer, " of ", shape.num_layers));
-  }
   if (header.type == FrameType::kLastWords) {
     if (header.num_pairs >= 0 && header.num_pairs <= shape.num_layers && header.num_rows >= 0 &&
-        header.num_rows <= shape.num_ranks) {
+        header.num_rows <= shape.num_ranks && (header.layer == 0 || header.layer == 1)) {
       return absl::OkStatus();
     }
     return Malformed(
         header, absl::StrCat("rank ", header.num_rows - 1, " after ", header.num_pairs, " layers"));
+  }
+  if (uses.layer && (header.layer < 0 || header.layer >= shape.num_layers)) {
+    return Malformed(header, absl::StrCat("layer ", header.layer, " of ", shape.num_layers));
   }
   if (uses.pairs && (header.num_pairs < 1 || header.num_pairs > max_pairs)) {
     return Malformed(header, absl::StrCat(header.num_pairs, " pairs, not in [1, ", max_pairs, "]"));
@@ -119,7 +119,7 @@ absl::Status CheckFrame(const GroupShape& shape, uint64_t epoch, const FrameHead
       uses = {.step = true, .layer = true, .pairs = true, .digest = true};
       break;
     case FrameType::kLastWords:
-      uses = {.step = true, .rows = true, .pairs = true};
+      uses = {.step = true, .layer = true, .rows = true, .pairs = true};
       break;
     default:
       return Malformed(header, "there is no such type");

@@ -33,8 +33,8 @@ enum class FrameType : uint32_t {
   kDispatch = 8,  // from an owner: [num_pairs] WirePair, padded; [num_rows, hidden] bf16
   kOutputs = 9,   // the answer: [num_pairs, hidden] bf16, in the order of the pairs
   kShare = 10,    // replicated: outputs of this rank's experts, for rows that all ranks have
-  // The sender ends the epoch. num_pairs: layers of `step` that it began; num_rows: 1 + the rank
-  // that it suspects, 0 for none.
+  // The sender ends the epoch or, if layer is 1, only waits for too long. num_pairs: layers of
+  // `step` that it began; num_rows: 1 + the rank that it suspects, 0 for none.
   kLastWords = 11,
 };
 

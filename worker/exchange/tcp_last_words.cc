@@ -14,7 +14,8 @@ namespace {
 
 LastWords WordsOf(const FrameHeader& header) {
   return {.at = {.step = header.step, .layer = header.num_pairs - 1},
-          .suspect = header.num_rows - 1};
+          .suspect = header.num_rows - 1,
+          .is_late = header.layer == 1};
 }
 
 }  // namespace
@@ -41,6 +42,7 @@ void TcpRank::Say(int rank, const LastWords& words) {
   FrameHeader header = MakeFrame(FrameType::kLastWords, epoch_, words.at.step);
   header.num_pairs = words.at.layer + 1;
   header.num_rows = words.suspect + 1;
+  header.layer = words.is_late ? 1 : 0;
   // Who can't be told sees the connection end, or finds out by its own deadline.
   static_cast<void>(send(connection->fd(), &header, sizeof(header), MSG_NOSIGNAL | MSG_DONTWAIT));
 }
@@ -56,6 +58,14 @@ void TcpRank::HangUp() {
 
 absl::Status TcpRank::HearLastWords(int rank) {
   const LastWords words = WordsOf(peers_[rank].connection->header());
+  if (words.is_late) {
+    // This rank waits for nothing but it.
+    state_.Suspect(rank);
+    return absl::UnavailableError(
+        absl::StrCat(RankName(rank), " is late: it says that it waits ",
+                     words.at.layer < 0 ? absl::StrCat("at the start of step ", words.at.step)
+                                        : absl::StrCat("in ", LayerName(words.at))));
+  }
   state_.Suspect(words.suspect);
   if (words.suspect < 0) {
     return absl::UnavailableError(absl::StrCat(RankName(rank), " ended the epoch"));

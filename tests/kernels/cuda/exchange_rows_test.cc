@@ -23,7 +23,7 @@ struct Layer {
   std::vector<int32_t> rank_of_expert;
   std::vector<int32_t> local_of_expert;
   std::vector<int32_t> num_rows;  // [num_ranks]
-  std::vector<int32_t> ids;       // [num_ranks, stride, top_k]; -1 where there is no row
+  std::vector<int32_t> ids;       // [num_ranks, stride, top_k]
 
   int num_local(int rank) const {
     return static_cast<int>(std::count(rank_of_expert.begin(), rank_of_expert.end(), rank));
@@ -73,8 +73,7 @@ Layer MakeLayer(int num_ranks, int num_experts, int top_k, int max_rows, Routing
         std::iter_swap(all.begin(), std::find(all.begin(), all.end(), num_experts / 2));
       }
       std::sort(all.begin(), all.begin() + top_k);
-      // What lies behind the last row is never looked at.
-      if (t >= layer.num_rows.back()) std::fill(all.begin(), all.begin() + top_k, -1);
+      // Routes behind the last row are there, too, and count for nothing.
       layer.ids.insert(layer.ids.end(), all.begin(), all.begin() + top_k);
     }
   }

@@ -35,6 +35,7 @@ TEST(TcpFrameTest, FramesThatARankCanSendPass) {
   EXPECT_TRUE(CheckFrame(shape, kPeerEpoch, words).ok());
   words.num_pairs = shape.num_layers;
   words.num_rows = shape.num_ranks;
+  words.layer = 1;
   EXPECT_TRUE(CheckFrame(shape, kPeerEpoch, words).ok());
   for (const auto& [type, num_bytes] :
        std::vector<std::pair<FrameType, size_t>>{{FrameType::kCanary, RowBytes(shape, 1)},
@@ -91,6 +92,9 @@ TEST(TcpFrameTest, FramesThatCantBeAreRefused) {
               h.num_pairs = 3;
             },
             "after 3 layers"},
+           {"last words that are neither late nor not",
+            [](FrameHeader& h) { h = SizedFrame(FrameType::kLastWords, 0, 1, 2); },
+            "a malformed frame"},
            {"last words about a rank that is none",
             [](FrameHeader& h) {
               h = SizedFrame(FrameType::kLastWords, 0);

@@ -48,7 +48,7 @@ TEST(TcpLastWordsTest, WordsAreSeenWithoutBeingTaken) {
     EXPECT_FALSE(state.is_gone);
   }
   EXPECT_FALSE(group.at(0).Peek(2).words.has_value());
-  const LastWords none = {};
+  const LastWords none = {.is_late = true};
   group.at(2).Say(0, none);
   EXPECT_EQ(*group.Await(2, [](const PeerState& s) { return s.words.has_value(); }).words, none);
 }
@@ -95,6 +95,31 @@ TEST(TcpLastWordsTest, AnEngineThatWaitsHearsWhoIsToBlame) {
                                       : "rank 0 ended the epoch because of rank 2"));
     EXPECT_EQ(group.at(1).suspect(), suspect);
   }
+}
+
+TEST(TcpLastWordsTest, NothingIsSaidInTheMiddleOfAFrame) {
+  Group group(SmallShape(2, 1));
+  group.ConnectAll();
+  const std::string plan(kMaxPlanBytes, 'p');
+  ASSERT_TRUE(group.at(0).SendPlan(1, plan, {1}).ok());  // more than a socket takes at once
+  group.at(0).Say(1, {.suspect = 1});
+  std::thread leader([&] { EXPECT_TRUE(group.at(0).ReceiveResults(1, {1}).ok()); });
+  const auto received = group.at(1).ReceivePlan();
+  EXPECT_TRUE(received.ok() && received->plan == plan) << received.status();
+  EXPECT_TRUE(group.at(1).SendResult(1, "").ok());
+  leader.join();
+}
+
+TEST(TcpLastWordsTest, AnEngineThatIsDoneHearsWhoIsLate) {
+  Group group(SmallShape(3, 1));
+  group.ConnectAll();
+  ASSERT_TRUE(group.at(0).SendPlan(4, "", {1, 2}).ok());
+  group.at(2).Say(0, {.at = {.step = 4, .layer = 1}, .is_late = true});
+  const absl::Status status = group.at(0).ReceiveResults(4, {1, 2}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(status.ToString(),
+              HasSubstr("rank 2 is late: it says that it waits in layer 1 of step 4"));
+  EXPECT_EQ(group.at(0).suspect(), 2);
 }
 
 TEST(TcpLastWordsTest, AGroupWithoutExpertsMovesNoRows) {

@@ -38,7 +38,7 @@ class ExchangeBuffers {
   // [N], on the host.
   const std::vector<int32_t>& slots() const { return host_slots_; }
 
-  // What transfers use: where it begins, and its bytes.
+  // Where a buffer of transfers begins; and all of them, with their bytes.
   void* address(ExchangeBuffer buffer) const;
   std::vector<std::pair<void*, size_t>> registrable() const;
 
@@ -76,7 +76,7 @@ class ExchangeBuffers {
     absl::Span<const int32_t> outgoing_rows;   // [N + 1]
     absl::Span<const int32_t> outgoing_pairs;  // [N + 1]
   };
-  // Enqueues the copy to the host; bounds() is true when the stream has got there.
+  // Enqueues the copy to the host; bounds() holds when the stream has got there.
   absl::Status ReadBounds(const device::Stream& stream);
   Bounds bounds() const;
 

@@ -202,6 +202,19 @@ void NcclEpoch::Due(Clock::time_point deadline, bool is_joining) {
   watched_at_ = at_;
 }
 
+absl::Status NcclEpoch::BeginJoin() {
+  if (absl::Status status = this->status(); !status.ok()) return status;
+  if (is_in_step_ || at_.step != 0) return absl::FailedPreconditionError("steps have begun");
+  Due(After(options_.control.join_deadline), /*is_joining=*/true);
+  return absl::OkStatus();
+}
+
+absl::Status NcclEpoch::EndJoin() {
+  if (absl::Status status = this->status(); !status.ok()) return status;
+  Due(Clock::time_point::max(), /*is_joining=*/false);
+  return absl::OkStatus();
+}
+
 absl::Status NcclEpoch::Register(void* buffer, size_t num_bytes) {
   absl::Status status = session_.Register(buffer, num_bytes);
   return status.ok() ? status : Fail(std::move(status));
@@ -315,7 +328,7 @@ void NcclEpoch::TellHowFar(const WatchView& view) {
     const absl::MutexLock lock(&mutex_);
     if (deadline_ != view.deadline || !failure_.ok()) return;
   }
-  control_->Say(0, {.at = view.at});
+  control_->Say(0, {.at = view.at, .is_late = true});
 }
 
 void NcclEpoch::Watch() {

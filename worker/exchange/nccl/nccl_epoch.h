@@ -97,6 +97,11 @@ class NcclEpoch final : public ControlChannel {
   absl::Status EndStep();
   bool is_in_step() const { return is_in_step_; }
 
+  // What belongs to joining and comes after Connect, such as a canary: between these the join's
+  // deadline runs. Before any step.
+  absl::Status BeginJoin();
+  absl::Status EndJoin();
+
   absl::Status Register(void* buffer, size_t num_bytes);
   // Enqueues the transfers as one group and waits until something else may be enqueued. An error
   // ends the epoch.

@@ -53,10 +53,12 @@ NcclExchange::NcclExchange(const NcclExchangeParts& parts, const PatternThreshol
 
 absl::Status NcclExchange::Connect() {
   if (is_connected_) return absl::FailedPreconditionError("Connect was called before");
+  if (absl::Status status = epoch_->BeginJoin(); !status.ok()) return status;
   for (const auto& [memory, num_bytes] : buffers_->registrable()) {
     if (absl::Status status = epoch_->Register(memory, num_bytes); !status.ok()) return status;
   }
   if (absl::Status status = CheckCanaries(); !status.ok()) return status;
+  if (absl::Status status = epoch_->EndJoin(); !status.ok()) return status;
   is_connected_ = true;
   return absl::OkStatus();
 }

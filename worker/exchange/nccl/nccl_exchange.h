@@ -39,7 +39,7 @@ struct NcclExchangeParts {
   NcclEpoch* epoch = nullptr;
   ExchangeBuffers* buffers = nullptr;      // of the epoch's shape and rank
   const device::Stream* stream = nullptr;  // that the communicator enqueues in, too
-  int num_sms = 1;
+  int num_sms = 1;                         // of the device
   DeviceExperts* experts = nullptr;
 };
 

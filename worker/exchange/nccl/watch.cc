@@ -26,7 +26,7 @@ std::optional<WatchVerdict> JudgeGone(const WatchView& view) {
   for (int rank = 0; rank < static_cast<int>(view.peers.size()); ++rank) {
     const PeerState& peer = view.peers[rank];
     if (!peer.is_gone) continue;
-    if (!peer.words.has_value()) {
+    if (!peer.words.has_value() || peer.words->is_late) {
       if (gone < 0) gone = rank;
       continue;
     }
@@ -102,7 +102,8 @@ WatchVerdict JudgeWaiting(const WatchView& view) {
   int slowest = -1;
   for (int rank = 0; rank < static_cast<int>(view.peers.size()); ++rank) {
     const std::optional<LastWords>& words = view.peers[rank].words;
-    if (words.has_value() && (slowest < 0 || words->at < view.peers[slowest].words->at)) {
+    if (words.has_value() && words->is_late &&
+        (slowest < 0 || words->at < view.peers[slowest].words->at)) {
       slowest = rank;
     }
   }
@@ -120,7 +121,7 @@ WatchVerdict JudgeWaiting(const WatchView& view) {
 bool HearsOfLateness(const WatchView& view) {
   if (view.rank != 0) return false;
   for (const PeerState& peer : view.peers) {
-    if (peer.words.has_value() && !peer.is_gone) return true;
+    if (peer.words.has_value() && peer.words->is_late) return true;
   }
   return false;
 }

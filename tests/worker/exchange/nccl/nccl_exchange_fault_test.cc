@@ -1,4 +1,5 @@
 // What goes wrong between the exchange and its device, NCCL and the other ranks.
+#include <latch>
 #include <limits>
 #include <string>
 #include <vector>
@@ -21,7 +22,8 @@ PatternThresholds Exact() {
 }
 
 struct Ranks : NcclThreads {
-  explicit Ranks(const GroupShape& group_shape) : NcclThreads(group_shape) {
+  explicit Ranks(const GroupShape& group_shape, absl::Duration join_deadline = absl::Minutes(2))
+      : NcclThreads(group_shape, absl::Minutes(2), join_deadline) {
     for (int rank = 0; rank < shape.num_ranks; ++rank) {
       ranks.push_back(std::make_unique<DeviceRank>(shape, rank, shape.max_rows));
     }
@@ -146,6 +148,25 @@ TEST(NcclExchangeFaultTest, ACanaryWithWrongBitsNamesTheRankItIsFrom) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
     EXPECT_THAT(status.ToString(), HasSubstr("rank 1: its canary came over NCCL with wrong bits"));
     EXPECT_EQ(threads.epochs[0]->suspect(), 1);
+  });
+}
+
+TEST(NcclExchangeFaultTest, ARankThatSendsNoCanaryEndsTheJoinByItsDeadline) {
+  Ranks threads(SmallShape(3, 1), absl::Milliseconds(500));
+  std::latch named(2);
+  threads.RunAll([&](int rank) {
+    ASSERT_TRUE(threads.epochs[rank]->Connect().ok());
+    if (rank == 2) {
+      named.wait();  // it hangs where it would register its buffers
+      return;
+    }
+    const absl::Status status = threads.ranks[rank]->Connect(threads.epochs[rank].get(), {});
+    EXPECT_EQ(threads.epochs[rank]->suspect(), 2) << status;
+    if (rank == 0) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+      EXPECT_THAT(status.ToString(), HasSubstr("rank 2 hangs: NCCL did not connect the ranks"));
+    }
+    named.count_down();
   });
 }
 

@@ -3,8 +3,10 @@
 #include "worker/exchange/nccl/nccl_exchange.h"
 
 #include <limits>
+#include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -201,6 +203,14 @@ TEST(NcclExchangeTest, AGraphOfABucketServesStepsOfFewerRows) {
           ASSERT_TRUE(exchange.EndCapture().ok());
           ASSERT_TRUE(exchange.FinishStep().ok());
         });
+        // Experts ran for the step's rows alone.
+        int64_t num_pairs = 0;
+        for (const auto& rank : threads.ranks) {
+          num_pairs += std::exchange(rank->experts->num_pairs, 0);
+        }
+        const int64_t all_rows =
+            replicated ? num_rows[0] : std::accumulate(num_rows.begin(), num_rows.end(), 0);
+        EXPECT_EQ(num_pairs, all_rows * shape.top_k * shape.num_layers);
       }
     }
   }

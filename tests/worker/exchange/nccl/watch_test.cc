@@ -89,6 +89,9 @@ TEST(WatchTest, TheReasonAndTheSuspectAreTheOnesNearestToTheCause) {
               v.states[2] = {.is_gone = true, .words = LastWords{.suspect = 3}};
             },
             absl::StatusCode::kUnavailable, 3, "rank 2 ended the epoch because of rank 3"},
+           {"a rank that was late and then is gone",
+            [](View& v) { v.states[2] = {.is_gone = true, .words = LastWords{.is_late = true}}; },
+            absl::StatusCode::kUnavailable, 2, "rank 2: its connection ended"},
            {"a rank that hung up because of nobody",
             [](View& v) { v.states[0] = {.is_gone = true, .words = LastWords{}}; },
             absl::StatusCode::kUnavailable, -1, "rank 0 ended the epoch in layer 5 of step 7"},
@@ -151,8 +154,8 @@ TEST(WatchTest, TheReasonAndTheSuspectAreTheOnesNearestToTheCause) {
             [](View& v) {
               v.BeLate(0, kLatePatience);
               v.deadline = Clock::time_point::max();
-              v.states[1].words = LastWords{.at = {.step = 7, .layer = 3}};
-              v.states[2].words = LastWords{.at = {.step = 7, .layer = 2}};
+              v.states[1].words = LastWords{.at = {.step = 7, .layer = 3}, .is_late = true};
+              v.states[2].words = LastWords{.at = {.step = 7, .layer = 2}, .is_late = true};
             },
             absl::StatusCode::kDeadlineExceeded, 2,
             "rank 2 is late: it says that it waits in layer 2 of step 7, and rank 0 does not"},
@@ -186,7 +189,7 @@ TEST(WatchTest, NothingIsSaidBeforeItCanBeKnown) {
   EXPECT_EQ(late.Look().action, Action::kAskWhoIsLate);
   View waiting;
   waiting.rank = 0;
-  waiting.states[2].words = LastWords{.at = {.step = 7, .layer = 1}};
+  waiting.states[2].words = LastWords{.at = {.step = 7, .layer = 1}, .is_late = true};
   EXPECT_EQ(waiting.Look().action, Action::kAskWhoIsLate);
   waiting.asked_at = kNow - kLatePatience + kMoment;
   EXPECT_EQ(waiting.Look().action, Action::kGoOn);
@@ -199,7 +202,7 @@ TEST(WatchTest, NothingIsSaidBeforeItCanBeKnown) {
 
 TEST(WatchTest, WhoSaysHowFarItCameHasNotEndedTheEpoch) {
   View view;
-  view.states[2].words = LastWords{.at = {.step = 7, .layer = 1}};
+  view.states[2].words = LastWords{.at = {.step = 7, .layer = 1}, .is_late = true};
   EXPECT_EQ(view.Look().action, Action::kGoOn);
 }
 
