@@ -144,7 +144,7 @@ std::string FormatFounding(const planner::Scenario& scenario,
     absl::StrAppend(&text, FormatTarget(target, report));
   }
   absl::StrAppend(&text,
-                  "\nThe CUDA worker is not built yet: these are predictions for when it is.\n",
+                  "\nGroups of GPUs are not built yet: these are predictions for when they are.\n",
                   FormatAssumptions(scenario));
   return text;
 }

@@ -90,7 +90,7 @@ std::string FormatManifest(const planner::Scenario& scenario, const Prediction& 
         std::string(CheckExpressible(best.layout).message()));
   }
   absl::StrAppend(
-      &text, "# The CUDA worker is not built yet. Write where the model lies and the images.\n");
+      &text, "# Groups of GPUs are not built yet. Write where the model lies and the images.\n");
   absl::StrAppendFormat(&text,
                         "apiVersion: moe-operator.dev/v1alpha1\n"
                         "kind: MoEDeployment\n"

@@ -248,7 +248,7 @@ std::string FormatSearch(const Scenario& scenario, const planner::SearchResult& 
     }
   }
   absl::StrAppend(&text,
-                  "\nThe CUDA worker is not built yet: on GPUs, every layout here is a plan.\n",
+                  "\nGroups of GPUs are not built yet: every layout of them here is a plan.\n",
                   FormatAssumptions(scenario));
   return text;
 }

@@ -119,7 +119,8 @@ Target DecideTarget(Decision* decision, const AutoState& automatic) {
   if (spec.backend == api::Backend::kCuda) {
     return Impossible(
         "BackendNotBuilt",
-        absl::StrCat("the CUDA worker is not built; write backend: CPU, which runs everywhere",
+        absl::StrCat("this operator does not start workers on GPUs yet; write backend: CPU, which "
+                     "runs everywhere",
                      automatic.decided ? "; status.decision has the layout for these GPUs" : ""));
   }
   if (!status.model.has_value() || status.model->uri != spec.model.uri) {

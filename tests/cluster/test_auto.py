@@ -1,5 +1,5 @@
-"""mode: Auto: on CPUs by a rule, on GPUs by the planner, from what the nodes' labels say. The CUDA worker is not built:
-there the decision is all that there is to see."""
+"""mode: Auto: on CPUs by a rule, on GPUs by the planner, from what the nodes' labels say. The operator does not start
+workers on GPUs yet: there the decision is all that there is to see."""
 
 import json
 import os

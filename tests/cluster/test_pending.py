@@ -101,7 +101,7 @@ def test_what_there_is_no_room_for_holds_up_nobody_else(make_deployment, node_gp
 
 
 def test_the_founding_sample_says_what_it_lacks(make_deployment):
-    """64 GPUs are asked for and the CUDA worker is not there: said before anything is taken."""
+    """64 GPUs are asked for and workers on GPUs are not built: said before anything is taken."""
     deployment = make_deployment(os.path.join(ROOT, "deploy", "samples", "olmoe-64-gpu.yaml"), "olmoe", "pending-cuda")
     failed = wait_condition(deployment, "Failed", "BackendNotBuilt")
     assert failed["status"] == "True" and "CPU" in failed["message"]
