@@ -6,7 +6,6 @@ namespace moe::exchange {
 namespace {
 
 using device::DeviceBuffer;
-using device::PinnedBuffer;
 
 template <typename Buffer>
 absl::Status Make(int64_t size, Buffer* buffer) {
@@ -45,9 +44,11 @@ absl::StatusOr<std::unique_ptr<ExchangeBuffers>> ExchangeBuffers::Create(
 absl::Status ExchangeBuffers::Allocate(const device::Stream& stream) {
   std::vector<int32_t> ranks(shape_.rank_of_expert.begin(), shape_.rank_of_expert.end());
   std::vector<int32_t> locals;
+  locals.reserve(ranks.size());
   std::vector<int32_t> num_held(shape_.num_ranks);
   for (const int32_t rank : ranks) locals.push_back(num_held[rank]++);
   std::vector<int32_t> before;
+  before.reserve(host_slots_.size());
   int32_t sum = 0;
   for (const int32_t slots : host_slots_) {
     before.push_back(sum);
