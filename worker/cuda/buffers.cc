@@ -29,9 +29,9 @@ RankSizes SizesFor(const model::ModelConfig& config, int max_rows, int max_posit
       kPartials, max_rows * kernels::cuda::CeilDiv(max_positions, kernels::cuda::kSplitKeys)));
   // A row has (heads of a KV head) columns. A unit has at least one row's, or a whole warp's.
   const int heads_per_kv = config.num_heads / config.num_kv_heads;
-  const auto units_of_row =
-      static_cast<int>(1 + kernels::cuda::CeilDiv(heads_per_kv, kernels::cuda::kWarpColumns *
-                                                                    kernels::cuda::kWideWarps));
+  const auto units_of_row = static_cast<int>(
+      1 + kernels::cuda::CeilDiv(heads_per_kv,
+                                 int64_t{kernels::cuda::kWarpColumns} * kernels::cuda::kWideWarps));
   sizes.max_units = units_of_row * (max_rows + sizes.max_partials);
   sizes.max_pairs = max_pairs;
   return sizes;
