@@ -140,6 +140,12 @@ absl::Status Run::SetUp() {
   for (const Failure& failure : config_.failures) {
     auto ranks = RanksOfFailure(failure, layout, config_.scenario.network);
     if (!ranks.ok()) return ranks.status();
+    if (failure.at >= config_.duration) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(DescribeFailure(failure), " at ", absl::FormatDuration(failure.at),
+                       ", when requests come for ", absl::FormatDuration(config_.duration),
+                       " only: let it fail earlier, or the run be longer"));
+    }
   }
 
   gateway::JournalOptions journal;

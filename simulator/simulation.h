@@ -32,7 +32,7 @@ struct Config {
   std::optional<StepTimes> step_times;          // in place of the planner's
   std::vector<Request> requests;                // by arrival
   absl::Duration duration = absl::Seconds(60);  // of the window that rates are counted in
-  std::vector<Failure> failures;
+  std::vector<Failure> failures;                // before the end of the window
   uint64_t seed = 1;
 };
 

@@ -237,6 +237,8 @@ TEST(SimulationTest, WhatCannotBeSimulatedIsRefused) {
     EXPECT_THAT(Simulate(config, nullptr).status().message(), HasSubstr(c.message)) << c.layout;
   }
   Config config = TenMillisecondConfig("EP8_TP1_PP1_DP1");
+  config.failures = {{.at = config.duration, .index = 7}};
+  EXPECT_THAT(Simulate(config, nullptr).status().message(), HasSubstr("let it fail earlier"));
   config.failures = {{.index = 8}};
   EXPECT_TRUE(absl::IsInvalidArgument(Simulate(config, nullptr).status()));
 }

@@ -121,6 +121,7 @@ class SimulateTest(unittest.TestCase):
         self.refuse(2, "--duration", *OLMOE, "--duration", "60")
         self.refuse(2, "20s:rank=3", *OLMOE, "--fail", "rank=3")
         self.refuse(2, "no rank 16", *OLMOE, "--fail", "1s:rank=16")
+        self.refuse(2, "rank 3 ends at 2m", *OLMOE, "--fail", "2m:rank=3")
         self.refuse(2, "no node 2", *OLMOE, "--fail", "1s:node=2")
         self.refuse(2, "zipf:1.1", *OLMOE, "--router", "skewed")
         self.refuse(2, "--load-speed", *OLMOE, "--load-speed", "fast")
