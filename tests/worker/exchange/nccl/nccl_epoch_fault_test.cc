@@ -27,10 +27,12 @@ TEST(NcclLossTest, ARankThatDiesInALayerIsTheSuspectOfAllOthers) {
     NcclThreads threads(SmallShape(4, num_owners));
     threads.MakeEpoch(1);
     threads.ConnectAll();
+    std::latch computed(4);
     threads.RunAll([&](int rank) {
       NcclEpoch& epoch = *threads.epochs[rank];
-      ASSERT_TRUE(epoch.BeginStep(3).ok());
-      ASSERT_TRUE(RunRingLayer(threads, rank, 3, 0).ok());
+      EXPECT_TRUE(epoch.BeginStep(3).ok());
+      EXPECT_TRUE(RunRingLayer(threads, rank, 3, 0).ok());
+      computed.arrive_and_wait();
       if (rank == 2) {
         threads.epochs[2].reset();  // its connections close, as for a process that was killed
         return;
@@ -40,7 +42,8 @@ TEST(NcclLossTest, ARankThatDiesInALayerIsTheSuspectOfAllOthers) {
       if (status.ok()) status = epoch.Await([] { return false; });
       EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
       EXPECT_THAT(status.ToString(), HasSubstr("rank 2"));
-      EXPECT_THAT(status.ToString(), HasSubstr("layer 1 of step 3"));
+      // It may be seen before this rank begins its next layer.
+      EXPECT_THAT(status.ToString(), HasSubstr(" of step 3"));
       EXPECT_EQ(epoch.suspect(), 2) << "as rank " << rank << " sees it: " << status;
       EXPECT_EQ(epoch.EndStep(), status);  // the reason stays
       EXPECT_EQ(epoch.Register(&epoch, 1), status);

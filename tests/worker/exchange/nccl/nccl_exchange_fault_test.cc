@@ -95,6 +95,7 @@ TEST(NcclExchangeFaultTest, ARefusedRegistrationIsToldWithTheBuffersSize) {
 
 TEST(NcclExchangeFaultTest, ARankThatDiesWhileOthersWaitForCountsIsTheSuspect) {
   Ranks threads(SmallShape(3, 2));
+  std::latch computed(3);
   threads.RunAll([&](int rank) {
     ASSERT_TRUE(threads.Connect(rank, Exact()).ok());
     DeviceRank& self = *threads.ranks[rank];
@@ -102,7 +103,8 @@ TEST(NcclExchangeFaultTest, ARankThatDiesWhileOthersWaitForCountsIsTheSuspect) {
     std::mt19937 random(rank);
     int num_wrong = 0;
     const int rows = 2 - rank;
-    ASSERT_TRUE(RunDeviceLayer(self, 0, rows, Skew::kNone, random, &num_wrong).ok());
+    EXPECT_TRUE(RunDeviceLayer(self, 0, rows, Skew::kNone, random, &num_wrong).ok());
+    computed.arrive_and_wait();
     if (rank == 2) {
       self.exchange.reset();
       threads.epochs[2].reset();
@@ -110,7 +112,8 @@ TEST(NcclExchangeFaultTest, ARankThatDiesWhileOthersWaitForCountsIsTheSuspect) {
     }
     const absl::Status status = RunDeviceLayer(self, 1, rows, Skew::kNone, random, &num_wrong);
     EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
-    EXPECT_THAT(status.ToString(), HasSubstr("layer 1 of step 1"));
+    // It may be seen before this rank begins its next layer.
+    EXPECT_THAT(status.ToString(), HasSubstr(" of step 1"));
     EXPECT_EQ(threads.epochs[rank]->suspect(), 2);
     EXPECT_EQ(self.exchange->FinishStep(), status);
   });
