@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from cluster import (OPERATOR_NAMESPACE, ROOT, apply, condition, controllers, delete_namespace, get, is_true, items,
-                     kubectl, kubectl_json, leader, make_namespace, manifest, wait_until)
+from cluster import (OPERATOR_NAMESPACE, ROOT, apply, condition, controllers, delete_namespace, is_true, items,
+                     kubectl, kubectl_json, leader, make_namespace, manifest, plain_pod, wait_until)
 from conftest import Deployment, left_of
 
 
@@ -61,8 +61,11 @@ def all_workers(deployment):
 def test_a_gang_without_room_is_given_back_whole_and_comes_when_there_is_room(make_deployment, node_gpus):
     """4 workers of 20 GPUs on a node with 64: three would fit."""
     deployment = make_deployment(pending_manifest("wide", gpus=20, gang_timeout="6s"), "wide", "pending-room")
-    held_up = wait_condition(deployment, "GangScheduled", "Unschedulable")
-    assert "3 of 4 pods have a node" in held_up["message"] and "nvidia.com/gpu" in held_up["message"], held_up
+    def held_up():
+        found = condition(deployment.get(), "GangScheduled")
+        return found.get("reason") == "Unschedulable" and "3 of 4 pods have a node" in found["message"] and found
+    # The scheduler takes one pod after another.
+    assert "nvidia.com/gpu" in wait_until(held_up, 60, lambda: condition(deployment.get(), "GangScheduled"))["message"]
     wait_event(deployment, "Unschedulable", "nvidia.com/gpu")
     given_up = wait_condition(deployment, "GangScheduled", "BackingOff")
     for words in ("not scheduled within 6s", "3 of 4 pods", "Insufficient nvidia.com/gpu", "attempt 1 was given up"):
@@ -112,11 +115,18 @@ def test_the_founding_sample_says_what_it_lacks(make_deployment):
 def test_a_quota_holds_back_the_whole_gang(make_deployment):
     namespace = "pending-quota"
     make_namespace(namespace)
-    # The gateway and three of four workers.
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few-pods"}, "spec": {"hard": {"pods": "4"}}}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few-pods"}, "spec": {"hard": {"pods": "0"}}}
+    probe = json.dumps(plain_pod("probe", {}, {"image": "localhost/busybox:1"}))
+
+    def is_admitted():
+        return kubectl("create", "--dry-run=server", "-n", namespace, "-f", "-", stdin=probe, check=False).returncode == 0
+    # Until the API server has heard of it, and its use has been counted, a quota holds nothing back.
     apply(quota, namespace=namespace)
-    # Until its use has been counted once it holds nothing back.
-    wait_until(lambda: "hard" in get("resourcequota", "few-pods", namespace).get("status", {}), 60, "the quota is in force")
+    wait_until(lambda: not is_admitted(), 60, "the quota is in force")
+    # The gateway and three of four workers.
+    quota["spec"]["hard"]["pods"] = "4"
+    apply(quota, namespace=namespace)
+    wait_until(is_admitted, 60, "the quota allows some pods")
     deployment = make_deployment(pending_manifest("bounded"), "bounded", namespace)
     refused = wait_condition(deployment, "GangScheduled", "CreateFailed")
     assert "exceeded quota: few-pods" in refused["message"], refused

@@ -53,9 +53,10 @@ def test_sixty_four_pods_hold_one_expert_each(demo):
 
 
 def test_status_tells_the_truth(demo):
+    # Pods are ready once they have been probed, which is later than the group serves.
+    wait_until(lambda: demo.get()["status"]["workers"] == "64/64", 60, lambda: demo.get()["status"]["workers"])
     status = demo.get()["status"]
     assert status["strategy"] == "EP64_TP1_PP1_DP1"
-    assert status["workers"] == "64/64"
     for kind in ("Ready", "Available", "GangScheduled", "ModelReady", "CommunicatorReady"):
         assert is_true(demo.get(), kind), (kind, condition(demo.get(), kind))
     for kind in ("Degraded", "Failed", "UpdateInProgress"):
