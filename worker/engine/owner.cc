@@ -1,6 +1,7 @@
 #include "worker/engine/owner.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 
 #include "absl/strings/str_format.h"
@@ -29,11 +30,11 @@ absl::StatusOr<std::vector<int>> RowsOfRanks(const v1::StepPlan& plan, int num_r
       return absl::InternalError(absl::StrFormat("step %d names owner %d of %d ranks", plan.step(),
                                                  slice.owner(), num_ranks));
     }
-    for (int rank = 0; rank < num_ranks; ++rank) {
-      if (replicated || static_cast<uint32_t>(rank) == slice.owner()) {
-        num_rows[rank] += static_cast<int>(slice.count());
-      }
-    }
+    num_rows[slice.owner()] += static_cast<int>(slice.count());
+  }
+  if (replicated) {
+    std::fill(num_rows.begin(), num_rows.end(),
+              std::accumulate(num_rows.begin(), num_rows.end(), 0));
   }
   return num_rows;
 }
