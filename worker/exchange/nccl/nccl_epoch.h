@@ -70,10 +70,6 @@ class NcclEpoch final : public ControlChannel {
   const GroupShape& shape() const { return shape_; }
   int rank() const { return rank_; }
 
-  // Whether every rank computes in every step, and so has to get every plan and to answer it, with
-  // rows or without: NCCL's collectives need all of them. The engine's loop asks this.
-  static constexpr bool all_ranks_compute() { return true; }
-
   // All ranks, once, before any step: the control channel first, then NCCL's communicator.
   absl::Status Connect();
 

@@ -154,21 +154,6 @@ absl::Status NcclExchange::StartStep(uint64_t step, absl::Span<const int> num_ro
   return status.ok() ? status : epoch_->Fail(std::move(status), epoch_->rank());
 }
 
-absl::Status NcclExchange::ServeStep(uint64_t step, absl::Span<const int> num_rows) {
-  if (absl::Status status = BeginStep(step, num_rows); !status.ok()) return status;
-  if (num_own_rows() > 0) {
-    // The step has begun, and nobody computes its rows.
-    return epoch_->Fail(
-        absl::FailedPreconditionError(absl::StrCat(RankName(epoch_->rank()), " has rows in step ",
-                                                   step, " and was asked to serve others alone")),
-        epoch_->rank());
-  }
-  for (int layer = 0; layer < shape_.num_layers; ++layer) {
-    if (absl::Status status = RunLayer(layer).status(); !status.ok()) return status;
-  }
-  return FinishStep();
-}
-
 absl::Status NcclExchange::FinishStep() {
   if (absl::Status status = AwaitStream(); !status.ok()) return status;
   return epoch_->EndStep();

@@ -63,10 +63,6 @@ class NcclExchange final : public DeviceExchange {
 
   absl::Status FinishStep() override;
 
-  // A whole eager step of a rank that has no rows in it: what every rank does that a plan gives
-  // nothing else to do (NcclEpoch::all_ranks_compute). FailedPrecondition for a rank with rows.
-  absl::Status ServeStep(uint64_t step, absl::Span<const int> num_rows);
-
   // Of `bucket` rows at each owner.
   absl::Status BeginCapture(int bucket);
   absl::Status EndCapture();
