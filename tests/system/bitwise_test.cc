@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/system/in_process_group.h"
+#include "tests/system/requests.h"
 #include "worker/model/checkpoint.h"
 
 namespace moe::testing {
@@ -16,28 +17,14 @@ namespace {
 
 using engine::v1::SamplingParams;
 
-struct Request {
-  std::vector<int32_t> prompt;
-  SamplingParams sampling;
-};
-
 // Prompts of many lengths, half greedy and half sampled with every knob.
 std::vector<Request> MakeRequests(const model::ModelConfig& config, int num_requests) {
   std::mt19937 random(7);
   std::vector<Request> requests;
   for (int i = 0; i < num_requests; ++i) {
-    Request request;
     const int length = 1 + static_cast<int>(random() % (i % 8 == 0 ? 150 : 24));
-    for (int t = 0; t < length; ++t) {
-      request.prompt.push_back(static_cast<int32_t>(random() % config.vocab_size));
-    }
+    Request request = MakeRequest(config, length, /*max_tokens=*/8 + i % 9, random);
     SamplingParams& sampling = request.sampling;
-    sampling.set_top_p(1);
-    sampling.set_repetition_penalty(1);
-    sampling.set_num_logprobs(0);
-    sampling.set_num_prompt_logprobs(-1);
-    sampling.set_max_tokens(8 + i % 9);
-    sampling.set_ignore_eos(true);
     if (i % 2 == 1) {
       sampling.set_temperature(0.8f);
       sampling.set_seed(1000 + i);
@@ -52,32 +39,6 @@ std::vector<Request> MakeRequests(const model::ModelConfig& config, int num_requ
   return requests;
 }
 
-std::vector<Answer> Collect(InProcessGroup* group, const std::vector<uint64_t>& ids) {
-  auto by_id = group->WaitAll();
-  std::vector<Answer> answers;
-  for (const uint64_t id : ids) answers.push_back(std::move(by_id[id]));
-  return answers;
-}
-
-std::vector<uint64_t> SubmitAll(InProcessGroup* group, const std::vector<Request>& requests) {
-  std::vector<uint64_t> ids;
-  for (const Request& request : requests) {
-    ids.push_back(group->Submit(request.prompt, request.sampling));
-  }
-  return ids;
-}
-
-void ExpectSame(const std::vector<Answer>& got, const std::vector<Answer>& want,
-                const std::string& what) {
-  ASSERT_EQ(got.size(), want.size());
-  for (size_t i = 0; i < got.size(); ++i) {
-    ASSERT_EQ(got[i].error, "") << what << ", request " << i;
-    ASSERT_EQ(got[i].tokens, want[i].tokens) << what << ", request " << i;
-    ASSERT_TRUE(got[i].logprobs == want[i].logprobs)
-        << what << ", request " << i << ": log-probabilities with other bits";
-  }
-}
-
 class BitwiseTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
@@ -88,10 +49,7 @@ class BitwiseTest : public ::testing::Test {
     // Each request alone, at width 1: what all others must equal.
     InProcessGroup group(checkpoint_, {});
     ASSERT_TRUE(group.StartEpoch().ok());
-    for (const Request& request : requests_) {
-      baseline_.push_back(Collect(&group, SubmitAll(&group, {request}))[0]);
-    }
-    for (const Answer& answer : baseline_) ASSERT_EQ(answer.error, "");
+    baseline_ = AnswerEachAlone(&group, requests_);
   }
 
   void ExpectBaseline(const GroupOptions& options, int num_requests, const std::string& what) {

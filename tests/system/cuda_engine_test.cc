@@ -1,8 +1,5 @@
 // The engine over the GPU's backend, on the emulator or a GPU: logits beside those of transformers,
 // and the same tokens and log-probabilities in any batch, chunking and after a leader is lost.
-#include <algorithm>
-#include <cmath>
-#include <iostream>
 #include <memory>
 #include <random>
 #include <string>
@@ -11,7 +8,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/system/golden_file.h"
+#include "tests/system/golden_logits.h"
 #include "tests/system/in_process_group.h"
+#include "tests/system/requests.h"
 #include "worker/cuda/backend.h"
 #include "worker/model/checkpoint.h"
 
@@ -46,45 +45,12 @@ TEST_P(CudaGoldenTest, LogitsAreAtLeastAsCloseToFp32AsTransformersInBf16) {
   const auto golden = GoldenFile::Read("tests/data/golden/" + name + ".safetensors");
   ASSERT_TRUE(golden.ok()) << golden.status();
   const auto checkpoint = OpenCheckpoint(name);
-  const model::ModelConfig& config = checkpoint->config();
-  const int num_sequences = static_cast<int>(golden->Shape("tokens")[0]);
-  const int length = static_cast<int>(golden->Shape("tokens")[1]);
-  const std::vector<int32_t> tokens = golden->Ints("tokens");
-  const std::vector<int32_t> columns = golden->Ints("columns");
-  const std::vector<float> want = golden->Floats("logits");
-  const std::vector<int32_t> top1 = golden->Ints("top1_token");
-  const std::vector<float> top1_logit = golden->Floats("top1_logit");
-  const std::vector<float> top2_logit = golden->Floats("top2_logit");
-  const double bf16_rms = golden->Floats("bf16_rms_error_subset")[0];
-  const double bf16_max = golden->Floats("bf16_max_error")[0];
   const auto backend = MakeBackend();
   InProcessGroup group(checkpoint.get(), {.backend = backend.get()});
-  double sum_of_squares = 0;
-  int num_decided = 0;
-  for (int s = 0; s < num_sequences; ++s) {
-    const std::vector<int32_t> sequence(tokens.begin() + s * length,
-                                        tokens.begin() + (s + 1) * length);
-    const auto logits = group.TeacherForced(sequence, /*chunk=*/length);
-    ASSERT_TRUE(logits.ok()) << logits.status();
-    for (int p = 0; p < length; ++p) {
-      const float* row = logits->data() + size_t(p) * config.vocab_size;
-      const size_t position = size_t(s) * length + p;
-      for (size_t c = 0; c < columns.size(); ++c) {
-        const double error = double{row[columns[c]]} - want[position * columns.size() + c];
-        sum_of_squares += error * error;
-      }
-      if (top1_logit[position] - top2_logit[position] > bf16_max) {
-        ++num_decided;
-        ASSERT_EQ(std::max_element(row, row + config.vocab_size) - row, top1[position])
-            << "sequence " << s << " position " << p;
-      }
-    }
-  }
-  const double rms = std::sqrt(sum_of_squares / static_cast<double>(want.size()));
-  std::cout << name << " in CUDA: RMS error " << rms << ", transformers in bf16 " << bf16_rms
-            << "; greedy tokens compared " << num_decided << "\n";
-  EXPECT_LE(rms, bf16_rms);
-  EXPECT_GT(num_decided, 0);
+  GoldenLogits(*golden, checkpoint->config().vocab_size)
+      .ExpectClose(name + " in CUDA", [&](int, const std::vector<int32_t>& sequence) {
+        return group.TeacherForced(sequence, /*chunk=*/static_cast<int>(sequence.size()));
+      });
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, CudaGoldenTest,
@@ -92,28 +58,15 @@ INSTANTIATE_TEST_SUITE_P(Checkpoints, CudaGoldenTest,
                                            "one_of_seven"),
                          [](const auto& golden) { return std::string(golden.param); });
 
-struct Request {
-  std::vector<int32_t> prompt;
-  SamplingParams sampling;
-};
-
 // Prompts of many lengths; a third each greedy, drawn by the GPU, and drawn by the host.
 std::vector<Request> MakeRequests(const model::ModelConfig& config, int num_requests) {
   std::mt19937 random(7);
   std::vector<Request> requests;
   for (int i = 0; i < num_requests; ++i) {
-    Request request;
     const int length = 1 + static_cast<int>(random() % (i % 8 == 0 ? 90 : 20));
-    for (int t = 0; t < length; ++t) {
-      request.prompt.push_back(static_cast<int32_t>(random() % config.vocab_size));
-    }
+    Request request = MakeRequest(config, length, /*max_tokens=*/4 + i % 5, random);
     SamplingParams& sampling = request.sampling;
-    sampling.set_top_p(1);
-    sampling.set_repetition_penalty(1);
     sampling.set_num_logprobs(i % 2);
-    sampling.set_num_prompt_logprobs(-1);
-    sampling.set_max_tokens(4 + i % 5);
-    sampling.set_ignore_eos(true);
     if (i % 3 != 0) {
       sampling.set_temperature(0.8f);
       sampling.set_seed(1000 + i);
@@ -137,34 +90,19 @@ class CudaEngineTest : public ::testing::Test {
     const auto backend = MakeBackend(/*graphs=*/false);
     InProcessGroup group(checkpoint_, {.backend = backend.get()});
     ASSERT_TRUE(group.StartEpoch().ok());
-    for (const Request& request : requests_) {
-      const uint64_t id = group.Submit(request.prompt, request.sampling);
-      baseline_.push_back(group.WaitAll()[id]);
-      ASSERT_EQ(baseline_.back().error, "");
-    }
+    baseline_ = AnswerEachAlone(&group, requests_);
   }
 
   void ExpectBaseline(const std::vector<uint64_t>& ids, InProcessGroup* group,
                       const std::string& what) {
-    auto answers = group->WaitAll();
-    for (size_t i = 0; i < ids.size(); ++i) {
-      const Answer& answer = answers[ids[i]];
-      ASSERT_EQ(answer.error, "") << what << ", request " << i;
-      ASSERT_EQ(answer.tokens, baseline_[i].tokens) << what << ", request " << i;
-      ASSERT_TRUE(answer.logprobs == baseline_[i].logprobs)
-          << what << ", request " << i << ": log-probabilities with other bits";
-    }
+    ExpectSame(Collect(group, ids), baseline_, what);
   }
   void ExpectBaseline(GroupOptions options, const std::string& what) {
     const auto backend = MakeBackend();
     options.backend = backend.get();
     InProcessGroup group(checkpoint_, options);
     ASSERT_TRUE(group.StartEpoch().ok());
-    std::vector<uint64_t> ids;
-    for (const Request& request : requests_) {
-      ids.push_back(group.Submit(request.prompt, request.sampling));
-    }
-    ExpectBaseline(ids, &group, what);
+    ExpectBaseline(SubmitAll(&group, requests_), &group, what);
   }
 
   static model::Checkpoint* checkpoint_;
@@ -192,10 +130,7 @@ TEST_F(CudaEngineTest, AnEpochThatEndsInTheMiddleChangesNothing) {
   const auto backend = MakeBackend();
   InProcessGroup group(checkpoint_, {.backend = backend.get()});
   ASSERT_TRUE(group.StartEpoch().ok());
-  std::vector<uint64_t> ids;
-  for (const Request& request : requests_) {
-    ids.push_back(group.Submit(request.prompt, request.sampling));
-  }
+  const std::vector<uint64_t> ids = SubmitAll(&group, requests_);
   group.WaitTokens(10);
   group.EndEpoch();
   ASSERT_TRUE(group.StartEpoch().ok());

@@ -1,6 +1,5 @@
 // Groups of ranks on emulated GPUs, their rows over a fake NCCL: the same tokens and
 // log-probabilities at every width, by every way that rows travel, and whichever rank is lost.
-#include <limits>
 #include <memory>
 #include <random>
 #include <string>
@@ -12,6 +11,8 @@
 #include "tests/kernels/emulator/runtime.h"
 #include "tests/system/fake_nccl_group.h"
 #include "tests/system/in_process_group.h"
+#include "tests/system/requests.h"
+#include "tests/worker/exchange/nccl/only_pattern.h"
 #include "worker/cuda/backend.h"
 #include "worker/model/checkpoint.h"
 
@@ -19,36 +20,17 @@ namespace moe::testing {
 namespace {
 
 using engine::v1::SamplingParams;
-
-// Slots wherever there are as many, or exact numbers wherever they can be.
-exchange::PatternThresholds Only(bool exact) {
-  exchange::PatternThresholds thresholds;
-  thresholds.surplus_bytes_in_node = thresholds.surplus_bytes_over_network =
-      exact ? std::numeric_limits<int64_t>::min() : std::numeric_limits<int64_t>::max();
-  return thresholds;
-}
-
-struct Request {
-  std::vector<int32_t> prompt;
-  SamplingParams sampling;
-};
+using exchange::Only;
 
 std::vector<Request> MakeRequests(const model::ModelConfig& config, int num_requests) {
   std::mt19937 random(11);
   std::vector<Request> requests;
   for (int i = 0; i < num_requests; ++i) {
-    Request request;
     const int length = 1 + static_cast<int>(random() % (i == 0 ? 60 : 12));
-    for (int t = 0; t < length; ++t) {
-      request.prompt.push_back(static_cast<int32_t>(random() % config.vocab_size));
-    }
+    Request request = MakeRequest(config, length, /*max_tokens=*/3 + i % 4, random);
     SamplingParams& sampling = request.sampling;
     sampling.set_top_p(i % 3 == 2 ? 0.9f : 1.0f);
-    sampling.set_repetition_penalty(1);
     sampling.set_num_logprobs(1);
-    sampling.set_num_prompt_logprobs(-1);
-    sampling.set_max_tokens(3 + i % 4);
-    sampling.set_ignore_eos(true);
     sampling.set_temperature(i % 2 == 1 ? 0.8f : 0.0f);
     sampling.set_seed(1000 + i);
     requests.push_back(std::move(request));
@@ -70,11 +52,7 @@ class CudaGroupTest : public ::testing::Test {
     // Each request alone, on one GPU: what all others must equal.
     InProcessGroup group(checkpoint_.get(), {.backend = backend_.get()});
     ASSERT_TRUE(group.StartEpoch().ok());
-    for (const Request& request : requests_) {
-      const uint64_t id = group.Submit(request.prompt, request.sampling);
-      baseline_.push_back(group.WaitAll()[id]);
-      ASSERT_EQ(baseline_.back().error, "");
-    }
+    baseline_ = AnswerEachAlone(&group, requests_);
   }
 
   GroupOptions Options(int num_ranks, int num_attention_ranks, FakeNcclGroup* nccl) {
@@ -84,25 +62,6 @@ class CudaGroupTest : public ::testing::Test {
             .backend = backend_.get(),
             .max_step_tokens = 64,
             .kv_blocks_per_owner = 32};
-  }
-
-  std::vector<uint64_t> SubmitAll(InProcessGroup* group) {
-    std::vector<uint64_t> ids;
-    for (const Request& request : requests_) {
-      ids.push_back(group->Submit(request.prompt, request.sampling));
-    }
-    return ids;
-  }
-
-  void ExpectBaseline(const std::vector<uint64_t>& ids, InProcessGroup* group) {
-    auto answers = group->WaitAll();
-    for (size_t i = 0; i < ids.size(); ++i) {
-      const Answer& answer = answers[ids[i]];
-      ASSERT_EQ(answer.error, "") << "request " << i;
-      ASSERT_EQ(answer.tokens, baseline_[i].tokens) << "request " << i;
-      ASSERT_TRUE(answer.logprobs == baseline_[i].logprobs)
-          << "request " << i << ": log-probabilities with other bits";
-    }
   }
 
   std::unique_ptr<cuda::CudaBackend> backend_;
@@ -121,7 +80,7 @@ TEST_F(CudaGroupTest, EveryWidthAndEveryWayOfRowsGivesWhatOneGpuGives) {
       InProcessGroup group(checkpoint_.get(), Options(num_ranks, num_attention_ranks, &nccl));
       const absl::Status started = group.StartEpoch();
       ASSERT_TRUE(started.ok()) << started;
-      ExpectBaseline(SubmitAll(&group), &group);
+      ExpectSame(Collect(&group, SubmitAll(&group, requests_)), baseline_, "over NCCL");
       EXPECT_GT(nccl.num_bytes_received(), 0);
     }
   }
@@ -133,11 +92,11 @@ TEST_F(CudaGroupTest, ALostOwnerAndALostHolderOfExpertsChangeNothing) {
     FakeNcclGroup nccl(3, Only(/*exact=*/lost == 1));
     InProcessGroup group(checkpoint_.get(), Options(3, 2, &nccl));
     ASSERT_TRUE(group.StartEpoch().ok());
-    const std::vector<uint64_t> ids = SubmitAll(&group);
+    const std::vector<uint64_t> ids = SubmitAll(&group, requests_);
     group.WaitTokens(5);
     group.EndEpoch();
     ASSERT_TRUE(group.StartEpoch({lost}).ok());
-    ExpectBaseline(ids, &group);
+    ExpectSame(Collect(&group, ids), baseline_, "after the loss");
   }
 }
 

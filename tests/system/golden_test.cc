@@ -1,14 +1,13 @@
 // Our logits beside those of transformers, for the demo model and each kind of checkpoint, at
 // several expert-parallel widths. The bar is transformers' own error in bf16 against fp32.
 #include <algorithm>
-#include <cmath>
-#include <iostream>
 #include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/system/golden_file.h"
+#include "tests/system/golden_logits.h"
 #include "tests/system/in_process_group.h"
 #include "worker/model/checkpoint.h"
 
@@ -28,54 +27,23 @@ TEST_P(GoldenTest, LogitsAreAtLeastAsCloseToFp32AsTransformersInBf16AtEveryWidth
   const auto checkpoint = model::Checkpoint::Open(CheckpointDir(name));
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   const model::ModelConfig& config = (*checkpoint)->config();
-  const int num_sequences = static_cast<int>(golden->Shape("tokens")[0]);
-  const int length = static_cast<int>(golden->Shape("tokens")[1]);
-  ASSERT_GE(num_sequences * length, 1000);
-  const std::vector<int32_t> tokens = golden->Ints("tokens");
-  const std::vector<int32_t> columns = golden->Ints("columns");
-  const std::vector<float> want = golden->Floats("logits");
-  const std::vector<int32_t> top1 = golden->Ints("top1_token");
-  const std::vector<float> top1_logit = golden->Floats("top1_logit");
-  const std::vector<float> top2_logit = golden->Floats("top2_logit");
-  const double bf16_rms = golden->Floats("bf16_rms_error_subset")[0];
-  const double bf16_max = golden->Floats("bf16_max_error")[0];
+  const GoldenLogits golden_logits(*golden, config.vocab_size);
+  ASSERT_GE(golden_logits.num_positions(), 1000);
 
   std::vector<int> widths = {1, std::min(8, config.num_experts), config.num_experts};
   widths.erase(std::unique(widths.begin(), widths.end()), widths.end());
   std::vector<std::vector<float>> first;  // logits of each sequence at width 1
   for (const int width : widths) {
     InProcessGroup group(checkpoint->get(), {.num_ranks = width, .num_threads = 2});
-    double sum_of_squares = 0;
-    int num_decided = 0;
-    for (int s = 0; s < num_sequences; ++s) {
-      const std::vector<int32_t> sequence(tokens.begin() + s * length,
-                                          tokens.begin() + (s + 1) * length);
-      const auto logits = group.TeacherForced(sequence, /*chunk=*/length);
-      ASSERT_TRUE(logits.ok()) << logits.status();
-      if (width == 1) {
-        first.push_back(*logits);
-      } else {
-        ASSERT_TRUE(*logits == first[s]) << "the logits at width " << width << " have other bits";
-      }
-      for (int p = 0; p < length; ++p) {
-        const float* row = logits->data() + size_t(p) * config.vocab_size;
-        const size_t position = size_t(s) * length + p;
-        for (size_t c = 0; c < columns.size(); ++c) {
-          const double error = double{row[columns[c]]} - want[position * columns.size() + c];
-          sum_of_squares += error * error;
-        }
-        if (top1_logit[position] - top2_logit[position] > bf16_max) {
-          ++num_decided;
-          ASSERT_EQ(std::max_element(row, row + config.vocab_size) - row, top1[position])
-              << "sequence " << s << " position " << p;
-        }
-      }
-    }
-    const double rms = std::sqrt(sum_of_squares / static_cast<double>(want.size()));
-    std::cout << name << " EP" << width << ": RMS error " << rms << ", transformers in bf16 "
-              << bf16_rms << "; greedy tokens compared " << num_decided << "\n";
-    EXPECT_LE(rms, bf16_rms);
-    EXPECT_GT(num_decided, 0);
+    const auto compute = [&](int s, const std::vector<int32_t>& sequence) {
+      auto logits = group.TeacherForced(sequence, /*chunk=*/static_cast<int>(sequence.size()));
+      if (!logits.ok()) return logits;
+      if (width == 1) first.push_back(*logits);
+      EXPECT_TRUE(*logits == first[s]) << "the logits at width " << width << " have other bits";
+      return logits;
+    };
+    golden_logits.ExpectClose(name + " EP" + std::to_string(width), compute);
+    if (HasFailure()) return;
   }
 }
 
