@@ -42,7 +42,9 @@ if(MOE_SANITIZE MATCHES "thread")
           Mutex14LockWhenCommonERKNS0_9ConditionE${kernel_timeout}b)
     add_link_options(-Wl,--wrap=_ZN4absl7debian75${symbol})
   endforeach()
-  add_link_options(-Wl,--wrap=_ZN4absl7debian77CondVar10WaitCommonEPNS0_5MutexE${kernel_timeout})
+  add_link_options(-Wl,--wrap=_ZN4absl7debian77CondVar10WaitCommonEPNS0_5MutexE${kernel_timeout}
+                   -Wl,--wrap=_ZN4absl7debian712Notification6NotifyEv
+                   -Wl,--wrap=_ZNK4absl7debian712Notification19WaitForNotificationEv)
 endif()
 
 # Builds with sanitizers only: the plain build still sees a missing #include.

@@ -1,5 +1,5 @@
-// Tells ThreadSanitizer about absl::Mutex and absl::CondVar of the distribution's Abseil, which is
-// built without it: every access that a mutex guards would look like a race otherwise.
+// Tells ThreadSanitizer about absl::Mutex, CondVar and Notification of the distribution's Abseil,
+// which is built without it: every access that they guard would look like a race otherwise.
 //
 // Linked into every program of a build with -DMOE_SANITIZE=thread, with the functions below wrapped
 // by the linker (--wrap). Conditions of Await run inside the library, after the release as this
@@ -22,6 +22,8 @@ bool __real__ZN4absl7debian75Mutex14LockWhenCommonERKNS0_9ConditionENS0_24synchr
     void* mutex, const void* condition, uint64_t timeout, bool write);
 bool __real__ZN4absl7debian77CondVar10WaitCommonEPNS0_5MutexENS0_24synchronization_internal13KernelTimeoutE(
     void* condvar, void* mutex, uint64_t timeout);
+void __real__ZN4absl7debian712Notification6NotifyEv(void* notification);
+void __real__ZNK4absl7debian712Notification19WaitForNotificationEv(const void* notification);
 
 void __wrap__ZN4absl7debian75Mutex4LockEv(void* mutex) {
   __real__ZN4absl7debian75Mutex4LockEv(mutex);
@@ -78,6 +80,16 @@ bool __wrap__ZN4absl7debian77CondVar10WaitCommonEPNS0_5MutexENS0_24synchronizati
           condvar, mutex, timeout);
   __tsan_acquire(mutex);
   return timed_out;
+}
+
+void __wrap__ZN4absl7debian712Notification6NotifyEv(void* notification) {
+  __tsan_release(notification);
+  __real__ZN4absl7debian712Notification6NotifyEv(notification);
+}
+
+void __wrap__ZNK4absl7debian712Notification19WaitForNotificationEv(const void* notification) {
+  __real__ZNK4absl7debian712Notification19WaitForNotificationEv(notification);
+  __tsan_acquire(const_cast<void*>(notification));
 }
 
 }  // extern "C"

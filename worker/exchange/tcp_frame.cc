@@ -44,8 +44,8 @@ absl::Status CheckCounts(const GroupShape& shape, const FrameHeader& header, con
         header.num_rows <= shape.num_ranks && (header.layer == 0 || header.layer == 1)) {
       return absl::OkStatus();
     }
-    return Malformed(
-        header, absl::StrCat("rank ", header.num_rows - 1, " after ", header.num_pairs, " layers"));
+    return Malformed(header, absl::StrCat("rank ", int64_t{header.num_rows} - 1, " after ",
+                                          header.num_pairs, " layers"));
   }
   if (uses.layer && (header.layer < 0 || header.layer >= shape.num_layers)) {
     return Malformed(header, absl::StrCat("layer ", header.layer, " of ", shape.num_layers));

@@ -107,6 +107,12 @@ TEST(TcpFrameTest, FramesThatCantBeAreRefused) {
               h.num_rows = -1;
             },
             "rank -2 after"},
+           {"last words about the least of all numbers",
+            [](FrameHeader& h) {
+              h = SizedFrame(FrameType::kLastWords, 0);
+              h.num_rows = INT32_MIN;
+            },
+            "rank -2147483649 after"},
            {"a missing rank that is none",
             [](FrameHeader& h) {
               h = SizedFrame(FrameType::kMissing, 0);
