@@ -103,7 +103,8 @@ CLI::App* AddKubernetes(CLI::App* parent, KubernetesFlags* flags) {
       "workers and\ngateways keep serving without any controller.\n\n"
       "Outside of a cluster, for development:\n"
       "  moe-controller kubernetes --namespace moe-system --pod-name me --pod-ip 10.0.0.1 \\\n"
-      "    --worker-image moe-worker:dev --gateway-image moe-gateway:dev \\\n"
+      "    --worker-image moe-worker:dev --cuda-worker-image moe-worker-cuda:dev \\\n"
+      "    --gateway-image moe-gateway:dev \\\n"
       "    --kube-server https://10.0.0.2:6443 --kube-ca ca.crt --kube-cert me.crt --kube-key "
       "me.key");
 
@@ -147,6 +148,10 @@ CLI::App* AddKubernetes(CLI::App* parent, KubernetesFlags* flags) {
           "Image of the workers of new MoEDeployments. A MoEDeployment keeps the one that it "
           "began with until its spec changes, so a new operator rolls no worker")
       ->envname("MOE_WORKER_IMAGE")
+      ->required();
+  made->add_option("--cuda-worker-image", flags->cuda_worker_image,
+                   "The same, of those with backend: CUDA")
+      ->envname("MOE_CUDA_WORKER_IMAGE")
       ->required();
   made->add_option("--gateway-image", flags->gateway_image, "Image of their gateways")
       ->envname("MOE_GATEWAY_IMAGE")
@@ -197,6 +202,7 @@ int RunKubernetes(const KubernetesFlags& flags, int signal_fd) {
   options.pod_ip = flags.pod_ip;
   options.service_name = flags.service_name;
   options.worker_image = flags.worker_image;
+  options.cuda_worker_image = flags.cuda_worker_image;
   options.gateway_image = flags.gateway_image;
   options.watch_namespaces = flags.watch_namespaces;
   options.read_nodes = !flags.ignore_nodes;

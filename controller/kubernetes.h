@@ -15,6 +15,7 @@ struct KubernetesFlags {
   std::string pod_ip;
   std::string service_name = "moe-operator-coordinator";
   std::string worker_image;
+  std::string cuda_worker_image;
   std::string gateway_image;
   std::vector<std::string> watch_namespaces;
   bool ignore_nodes = false;

@@ -237,7 +237,9 @@ class LocalProcesses::Impl {
       on_exit({.slot = process.slot,
                .worker_id = process.worker_id,
                .description = DescribeExit(wait_status),
-               .last_lines = absl::StrJoin(process.tail->lines(), "\n")});
+               .last_lines = absl::StrJoin(process.tail->lines(), "\n"),
+               .exit_code = WIFEXITED(wait_status) ? std::optional<int>(WEXITSTATUS(wait_status))
+                                                   : std::nullopt});
     }
     // Last: StopAll promises that nothing is called after it. Until then others may send a signal.
     absl::MutexLock lock(&mu_);

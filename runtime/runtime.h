@@ -17,8 +17,9 @@ namespace moe::runtime {
 struct WorkerExit {
   int slot = 0;
   std::string worker_id;
-  std::string description;  // "exited with status 1" or "was killed by signal 9 (Killed)"
-  std::string last_lines;   // of its log; may be empty
+  std::string description;            // "exited with status 1" or "was killed by signal 9 (Killed)"
+  std::string last_lines;             // of its log; may be empty
+  std::optional<int> exit_code = {};  // empty: killed by a signal, or not known
 };
 
 // Methods are thread-safe.

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
+#include "controller/api/gpu_failures.h"
 
 namespace moe::cli {
 namespace {
@@ -19,7 +20,6 @@ struct Advice {
 };
 
 constexpr Advice kAdvice[] = {
-    {"BackendNotBuilt", "use an operator image that is built for this backend, or backend: CPU"},
     {"BackingOff", "free nodes or add some; `kubectl describe node` shows what they have left"},
     {"ChildrenNotApplied",
      "the operator lacks a right or the cluster refuses an object; its message "
@@ -217,6 +217,9 @@ std::string FormatStatusTree(const api::ParsedDeployment& parsed,
     AddRanks(group, options.all_ranks, &lines);
   }
   if (status.last_failure.has_value()) AddFailure(*status.last_failure, &lines);
+  for (const std::string& node : api::NodesToAvoid(status)) {
+    Add(&lines, 1, absl::StrCat("node ", node, " gets no new workers: their GPUs were lost there"));
+  }
   if (status.expert_load.has_value()) {
     Add(&lines, 1,
         absl::StrFormat("expert load: %d tokens, max / mean %.2f, hottest %s",

@@ -143,8 +143,7 @@ std::string FormatFounding(const planner::Scenario& scenario,
   for (const FoundingTarget& target : report.targets) {
     absl::StrAppend(&text, FormatTarget(target, report));
   }
-  absl::StrAppend(&text,
-                  "\nGroups of GPUs are not built yet: these are predictions for when they are.\n",
+  absl::StrAppend(&text, "\nNo worker has run on a GPU yet: these are predictions.\n",
                   FormatAssumptions(scenario));
   return text;
 }

@@ -89,8 +89,8 @@ std::string FormatManifest(const planner::Scenario& scenario, const Prediction& 
         planner::WithThousands(best.sequences_per_second), best.forward.total_seconds() * 1e3,
         std::string(CheckExpressible(best.layout).message()));
   }
-  absl::StrAppend(
-      &text, "# Groups of GPUs are not built yet. Write where the model lies and the images.\n");
+  absl::StrAppend(&text,
+                  "# No worker has run on a GPU yet. Write where the model lies and the images.\n");
   absl::StrAppendFormat(&text,
                         "apiVersion: moe-operator.dev/v1alpha1\n"
                         "kind: MoEDeployment\n"

@@ -247,8 +247,7 @@ std::string FormatSearch(const Scenario& scenario, const planner::SearchResult& 
                             result.refused.size() - options.num_refused);
     }
   }
-  absl::StrAppend(&text,
-                  "\nGroups of GPUs are not built yet: every layout of them here is a plan.\n",
+  absl::StrAppend(&text, "\nNo worker has run on a GPU yet: every figure here is a prediction.\n",
                   FormatAssumptions(scenario));
   return text;
 }

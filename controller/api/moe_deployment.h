@@ -165,6 +165,7 @@ struct RevisionStatus {
   int attention_ranks = 1;
   bool replicated_attention = false;
   EngineSpec engine;
+  Backend backend = Backend::kCpu;
 
   friend bool operator==(const RevisionStatus&, const RevisionStatus&) = default;
 };
@@ -219,6 +220,15 @@ struct FailureStatus {
   friend bool operator==(const FailureStatus&, const FailureStatus&) = default;
 };
 
+// A worker's GPU was lost.
+struct GpuFailureStatus {
+  std::string pod;
+  std::string node;
+  absl::Time at = absl::InfinitePast();
+
+  friend bool operator==(const GpuFailureStatus&, const GpuFailureStatus&) = default;
+};
+
 // When the first group reached each step after creation or the last change of the spec.
 struct StartupStatus {
   absl::Time started = absl::InfinitePast();
@@ -264,6 +274,7 @@ struct MoEDeploymentStatus {
   uint64_t removed_epoch = 0;                     // the highest
   absl::Time progress_at = absl::InfinitePast();  // the last step towards the spec
   std::optional<FailureStatus> last_failure;
+  std::vector<GpuFailureStatus> gpu_failures;  // of the last day, the oldest first
   std::optional<StartupStatus> startup;
   std::optional<ExpertLoadStatus> expert_load;
   std::vector<Condition> conditions;

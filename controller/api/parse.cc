@@ -320,6 +320,9 @@ absl::StatusOr<MoEDeploymentSpec> ParseSpec(const Json& json) {
   if (spec.backend == Backend::kCpu && spec.parallelism.exchange == Exchange::kNccl) {
     fields.Fail("parallelism.exchange", "Nccl needs backend: CUDA: write exchange: Tcp or Auto");
   }
+  if (spec.backend == Backend::kCuda && spec.parallelism.exchange == Exchange::kTcp) {
+    fields.Fail("parallelism.exchange", "Tcp needs backend: CPU: write exchange: Nccl or Auto");
+  }
   ReadEngine(fields.Object("engine"), &spec.engine);
   ReadWorker(fields.Object("worker"), spec.backend, spec.parallelism, &spec.worker);
   ReadGateway(fields.Object("gateway"), &spec.gateway);

@@ -92,6 +92,7 @@ Json ToJson(const GroupStatus& group, const TextLimits& limits) {
 Json ToJson(const RevisionStatus& revision) {
   const EngineSpec& engine = revision.engine;
   return {{"name", revision.name},
+          {"backend", revision.backend == Backend::kCuda ? "CUDA" : "CPU"},
           {"numSlots", revision.num_slots},
           {"gpusPerPod", revision.gpus_per_pod},
           {"numLayers", revision.num_layers},
@@ -209,6 +210,11 @@ Json WithoutRanks(const MoEDeploymentStatus& status, const TextLimits& limits) {
   if (status.last_failure.has_value()) {
     json["lastFailure"] = ToJson(*status.last_failure, limits);
   }
+  for (const GpuFailureStatus& failure : status.gpu_failures) {
+    Json& entry = json["gpuFailures"].emplace_back(Json{{"pod", failure.pod}});
+    Put(&entry, "node", failure.node);
+    Put(&entry, "at", failure.at);
+  }
   if (status.startup.has_value()) {
     json["startup"] = ToJson(*status.startup);
   }
@@ -303,6 +309,8 @@ void Read(const FieldReader& fields, GroupStatus* group) {
 
 void Read(const FieldReader& fields, RevisionStatus* revision) {
   fields.String("name", kMaxText, &revision->name);
+  fields.Choice<Backend>("backend", {{"CPU", Backend::kCpu}, {"CUDA", Backend::kCuda}},
+                         &revision->backend);
   fields.Integer("numSlots", 0, kMaxExpert, &revision->num_slots);
   fields.Integer("gpusPerPod", 1, kMaxGpusPerPod, &revision->gpus_per_pod);
   fields.Integer("numLayers", 0, kMaxInt, &revision->num_layers);
@@ -435,6 +443,12 @@ absl::StatusOr<MoEDeploymentStatus> StatusFromJson(const Json& json) {
   fields.Count("removedEpoch", &status.removed_epoch);
   fields.Timestamp("progressAt", &status.progress_at);
   ReadOptional(fields, "lastFailure", &status.last_failure);
+  for (const FieldReader& entry : fields.Objects("gpuFailures", kMaxGpuFailures)) {
+    GpuFailureStatus& failure = status.gpu_failures.emplace_back();
+    entry.String("pod", kMaxText, &failure.pod);
+    entry.String("node", kMaxText, &failure.node);
+    entry.Timestamp("at", &failure.at);
+  }
   ReadOptional(fields, "startup", &status.startup);
   ReadOptional(fields, "expertLoad", &status.expert_load);
   for (const FieldReader& entry : fields.Objects("conditions", kMaxConditions)) {

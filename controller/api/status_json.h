@@ -26,6 +26,7 @@ inline constexpr size_t kMaxStatusBytes = size_t{63} * 1024;
 inline constexpr size_t kMaxLastLogBytes = 2048;
 inline constexpr size_t kMaxMessageBytes = 1024;  // of a condition
 inline constexpr size_t kMaxReasonBytes = 200;    // of a group, of the last failure
+inline constexpr size_t kMaxGpuFailures = 32;
 
 // Strings that are not UTF-8 become it, with a question mark for each byte that is none.
 nlohmann::json StatusToJson(const MoEDeploymentStatus& status);

@@ -53,6 +53,21 @@ void EnsureGpu(int num_gpus, Json* pod_spec) {
   }
 }
 
+// Whatever else the template asks of nodes holds, too: each of its alternatives is narrowed.
+void AvoidNodes(const std::vector<std::string>& nodes, Json* pod_spec) {
+  if (nodes.empty()) return;
+  Json& terms = (*pod_spec)["affinity"]["nodeAffinity"]
+                           ["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+  if (!terms.is_array() || terms.empty()) terms = Json::array({Json::object()});
+  for (Json& term : terms) {
+    for (const std::string& node : nodes) {
+      // A field takes one value in each requirement.
+      term["matchFields"].push_back(
+          Json{{"key", "metadata.name"}, {"operator", "NotIn"}, {"values", Json::array({node})}});
+    }
+  }
+}
+
 void DropDevices(Json* container) {
   const auto resources = container->find("resources");
   if (resources == container->end() || !resources->is_object()) return;
@@ -107,6 +122,8 @@ Json WorkerContainer(const api::MoEDeployment& deployment, const Context& contex
        Json{{"name", "MOE_GROUP_SIZE"}, {"value", absl::StrCat(place.num_slots * num_processes)}},
        // Not among the arguments, which a template may replace.
        Json{{"name", "MOE_FINISH_EPOCH"}, {"value", "true"}}});
+  // Whatever the image says, and not among the arguments either.
+  env.push_back(Json{{"name", "MOE_BACKEND"}, {"value", cuda ? "cuda" : "cpu"}});
   // Ranks of one node find each other's GPUs by it, whatever the host names of their containers.
   if (cuda) env.push_back(FieldEnv("NCCL_HOSTID", "spec.nodeName"));
   if (deployment.spec.worker.nvlink_across_pods) {
@@ -184,6 +201,7 @@ Json WorkerPod(const api::MoEDeployment& deployment, const Context& context,
            {"metadata", std::move(metadata)},
            {"spec", std::move(spec)}};
   MergePodTemplate(deployment.spec.worker.pod_template, &pod);
+  AvoidNodes(place.avoid_nodes, &pod["spec"]);
   if (deployment.spec.backend == api::Backend::kCuda) {
     EnsureGpu(deployment.spec.worker.gpus_per_pod, &pod["spec"]);
   }

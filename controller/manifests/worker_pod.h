@@ -5,6 +5,7 @@
 #define MOE_CONTROLLER_MANIFESTS_WORKER_POD_H_
 
 #include <string>
+#include <vector>
 
 #include "controller/api/moe_deployment.h"
 #include "controller/kube/api.h"
@@ -21,6 +22,7 @@ struct WorkerPlace {
   std::string revision = {};
   bool gated = false;  // not to be scheduled until its gang is complete
   int rank = -1;       // its first; -1: decided when the gang is scheduled
+  std::vector<std::string> avoid_nodes = {};
 };
 
 // REQUIRES: a spec that was accepted.

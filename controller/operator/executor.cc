@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "controller/api/gpu_failures.h"
 #include "controller/api/status_json.h"
 #include "controller/kube/answer.h"
 #include "controller/kube/resource_types.h"
@@ -215,7 +216,8 @@ class Executor::Run {
                                         .num_slots = static_cast<int>(group->incarnations.size()),
                                         .revision = action.revision,
                                         .gated = action.gated,
-                                        .rank = RankOf(group->slot_of_rank, action.slot)}));
+                                        .rank = RankOf(group->slot_of_rank, action.slot),
+                                        .avoid_nodes = api::NodesToAvoid(deployment_.status)}));
   }
 
   absl::Status Do(const reconcile::RemoveGate& action) {

@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "controller/api/timestamp.h"
 #include "controller/manifests/names.h"
+#include "controller/operator/pod_state.h"
 
 namespace moe::controller {
 namespace {
@@ -146,10 +147,6 @@ ObservedPod::Phase PhaseOf(const Json& pod) {
 bool IsReady(const Json& pod) {
   const Json* ready = ConditionOf(pod, "Ready");
   return ready != nullptr && TextAt(*ready, {"status"}) == "True";
-}
-
-bool IsTerminating(const Json& object) {
-  return At(object, {"metadata", "deletionTimestamp"}) != nullptr;
 }
 
 bool HasGate(const Json& pod) {

@@ -209,6 +209,7 @@ class Operator::Impl {
         .worker_image = options_.worker_image,
         .gateway_image = options_.gateway_image,
         .ca_bundle_pem = authority_->certificate_pem()};
+    reconciler_options.cuda_worker_image = options_.cuda_worker_image;
     reconciler_ = std::make_unique<Reconciler>(
         Reconciler::Parts{.api = api_.get(),
                           .caches = caches_.get(),
@@ -325,6 +326,7 @@ absl::StatusOr<std::unique_ptr<Operator>> Operator::Start(OperatorOptions option
        {std::pair("namespace", &options.ns), std::pair("pod's name", &options.pod_name),
         std::pair("pod's IP", &options.pod_ip), std::pair("Service's name", &options.service_name),
         std::pair("worker image", &options.worker_image),
+        std::pair("CUDA worker image", &options.cuda_worker_image),
         std::pair("gateway image", &options.gateway_image),
         std::pair("identity folder", &options.identity_dir)}) {
     if (value->empty()) return absl::InvalidArgumentError(absl::StrCat("the ", name, " is empty"));

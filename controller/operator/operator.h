@@ -27,11 +27,12 @@ namespace moe::controller {
 
 struct OperatorOptions {
   kube::ClientOptions client;
-  std::string ns = {};            // the operator's own
-  std::string pod_name = {};      // unique among controllers
-  std::string pod_ip = {};        // where other pods reach this one
-  std::string service_name = {};  // in front of all controllers' coordinators
-  std::string worker_image = {};  // of deployments that have none pinned
+  std::string ns = {};                 // the operator's own
+  std::string pod_name = {};           // unique among controllers
+  std::string pod_ip = {};             // where other pods reach this one
+  std::string service_name = {};       // in front of all controllers' coordinators
+  std::string worker_image = {};       // of deployments that have none pinned
+  std::string cuda_worker_image = {};  // the same, with backend CUDA
   std::string gateway_image = {};
   std::vector<std::string> watch_namespaces = {};  // empty: all
   // Whether nodes with GPUs are watched; without, mode: Auto can't decide for backend CUDA.

@@ -15,6 +15,7 @@
 #include "controller/manifests/names.h"
 #include "controller/operator/observe.h"
 #include "controller/operator/observe_nodes.h"
+#include "controller/operator/pod_state.h"
 #include "controller/operator/status_pace.h"
 #include "spdlog/spdlog.h"
 
@@ -32,28 +33,6 @@ constexpr absl::Duration kReleasePoll = absl::Seconds(1);
 constexpr absl::Duration kShortGrace = absl::Seconds(1);
 
 std::string Name(const ObjectKey& key) { return absl::StrCat(key.ns, "/", key.name); }
-
-bool IsComponent(const Json& pod, const char* component) {
-  return manifests::LabelOf(pod, manifests::kLabelComponent) == component;
-}
-
-bool IsTerminating(const Json& object) {
-  return object.contains(Json::json_pointer("/metadata/deletionTimestamp"));
-}
-
-bool HasEnded(const Json& pod) {
-  const Json::json_pointer pointer("/status/phase");
-  return pod.contains(pointer) && (pod[pointer] == "Failed" || pod[pointer] == "Succeeded");
-}
-
-// What a pod that is being deleted was given; zero for any other.
-absl::Duration GraceOf(const Json& pod) {
-  const Json::json_pointer pointer("/metadata/deletionGracePeriodSeconds");
-  if (!IsTerminating(pod) || !pod.contains(pointer) || !pod[pointer].is_number_integer()) {
-    return absl::ZeroDuration();
-  }
-  return absl::Seconds(pod[pointer].get<int64_t>());
-}
 
 // The group whose gang a plan puts in flight.
 std::optional<int> GangStarted(const reconcile::Plan& plan, const reconcile::Observed& observed) {
@@ -304,7 +283,9 @@ void Reconciler::Observe(const api::ParsedDeployment& parsed, State* state, Roun
   observed.deployment = parsed.deployment;
   observed.spec_status = parsed.spec_status;
   observed.term = state->term;
-  observed.worker_image = options_.context.worker_image;
+  observed.worker_image = parsed.deployment.spec.backend == api::Backend::kCuda
+                              ? options_.cuda_worker_image
+                              : options_.context.worker_image;
   observed.gateway_image = options_.context.gateway_image;
 
   const std::vector<Caches::Object> pods = PodsOf(*round, state);
@@ -355,6 +336,7 @@ void Reconciler::Observe(const api::ParsedDeployment& parsed, State* state, Roun
   execution.observed = &observed;
   execution.applied = &state->applied;
   execution.context = options_.context;
+  execution.context.worker_image = observed.worker_image;
   const api::MoEDeploymentStatus& status = observed.deployment.status;
   if (!status.worker_image.empty()) execution.context.worker_image = status.worker_image;
   if (!status.gateway_image.empty()) execution.context.gateway_image = status.gateway_image;

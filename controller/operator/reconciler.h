@@ -47,6 +47,7 @@ namespace moe::controller {
 struct ReconcilerOptions {
   // worker_image and gateway_image are the defaults of deployments that have none pinned.
   manifests::Context context;
+  std::string cuda_worker_image = {};  // worker_image for backend CUDA
   int num_threads = 4;
   // For mode: Auto: GPUs that the planner knows, and what is assumed to join them.
   std::vector<planner::Device> devices = {};

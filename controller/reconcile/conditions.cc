@@ -6,8 +6,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "controller/api/conditions.h"
+#include "controller/reconcile/gang.h"
 
 namespace moe::reconcile {
 namespace {
@@ -168,6 +170,18 @@ class Conditions {
     return {kTrue, "AllScheduled", "every pod of every group has a node"};
   }
 
+  std::string WhatAGangNeeds(const api::GroupStatus& group) const {
+    if (absl::StrContains(group.reason, kEndedEarly)) {
+      return ". status.lastFailure has what it said last";
+    }
+    return absl::StrCat(
+        ". If there is no room for ", group.incarnations.size(),
+        " pods, add nodes, or lower parallelism.expert or replicas",
+        status_.groups.size() > 1
+            ? ", or let a rollout free some first with updateStrategy.maxUnavailable"
+            : "");
+  }
+
   Says Scheduling(const api::GroupStatus& group) const {
     const std::string message = absl::StrCat(Name(group), ": ", group.reason);
     if (decision_->frozen()) {
@@ -179,11 +193,7 @@ class Conditions {
           absl::StrCat(message, "; attempt ", group.gang_attempts,
                        " was given up, all of its pods are made again at ",
                        absl::FormatTime("%H:%M:%S UTC", group.gang_retry_at, absl::UTCTimeZone()),
-                       ". If there is no room for ", group.incarnations.size(),
-                       " pods, add nodes, or lower parallelism.expert or replicas",
-                       status_.groups.size() > 1
-                           ? ", or let a rollout free some first with updateStrategy.maxUnavailable"
-                           : "")};
+                       WhatAGangNeeds(group))};
     }
     const GroupPods pods = PodsOf(in_, group);
     if (group.gang_since != absl::InfinitePast()) {

@@ -153,13 +153,11 @@ Plan DecidePlan(const Observed& observed) {
   }
   Decision decision(observed);
   RecordFailure(&decision);
+  RecordGpuFailures(&decision);
   ModelState model = {"Unknown", "InvalidSpec", "the spec can't be understood"};
   AutoState automatic;
   if (observed.spec_status.ok()) {
-    const api::MoEDeploymentSpec& spec = observed.deployment.spec;
-    model = spec.backend == api::Backend::kCpu || spec.parallelism.automatic
-                ? DecideModel(&decision)
-                : ModelState{"Unknown", "BackendNotBuilt", "no backend is there to load it"};
+    model = DecideModel(&decision);
     automatic = DecideLayout(&decision);
   }
   const Target target = DecideTarget(&decision, automatic);

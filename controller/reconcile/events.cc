@@ -1,10 +1,12 @@
 #include "controller/reconcile/events.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "controller/api/conditions.h"
+#include "controller/api/gpu_failures.h"
 #include "controller/reconcile/decision.h"
 #include "controller/reconcile/status.h"
 
@@ -18,6 +20,7 @@ class Turns {
 
   std::vector<Event> Find() && {
     Failure();
+    AvoidedNodes();
     for (const api::GroupStatus& group : new_.groups) {
       const api::GroupStatus* before = FindGroup(old_, group.index);
       if (before == nullptr) {
@@ -80,6 +83,18 @@ class Turns {
       absl::StrAppend(&message, ", exit code ", *failure.exit_code);
     }
     Warn("WorkerFailed", std::move(message));
+  }
+
+  void AvoidedNodes() {
+    const std::vector<std::string> before = api::NodesToAvoid(old_);
+    for (const std::string& node : api::NodesToAvoid(new_)) {
+      if (std::find(before.begin(), before.end(), node) == before.end()) {
+        Warn("NodeAvoided",
+             absl::StrCat("workers on node ", node, " lost their GPU ", api::kGpuFailuresToAvoid,
+                          " times within 24 hours: new ones go elsewhere until these "
+                          "are over; drain it and look at its GPUs"));
+      }
+    }
   }
 
   void Layout() {

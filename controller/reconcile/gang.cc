@@ -26,8 +26,8 @@ std::string LostMember(const GroupPods& pods, bool gates_went) {
   for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
     const ObservedPod* pod = pods.of_slot[slot];
     if (pod != nullptr && HasEnded(*pod)) {
-      return absl::StrCat("pod ", pod->name, " ended before its group was scheduled",
-                          pod->exit_reason.empty() ? "" : ": ", pod->exit_reason);
+      return absl::StrCat("pod ", pod->name, " ", kEndedEarly, pod->exit_reason.empty() ? "" : ": ",
+                          pod->exit_reason);
     }
     if (pods.leaving[slot] || (gates_went && pod == nullptr)) {
       return absl::StrCat("the pod of slot ", slot, " was deleted before its group was scheduled");

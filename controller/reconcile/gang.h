@@ -22,6 +22,9 @@
 
 namespace moe::reconcile {
 
+// In the reason of a gang that was given up because a worker's program ended at once.
+inline constexpr char kEndedEarly[] = "ended before its group was scheduled";
+
 inline constexpr absl::Duration kFirstGangRetry = absl::Minutes(1);
 inline constexpr absl::Duration kMaxGangRetry = absl::Minutes(10);
 

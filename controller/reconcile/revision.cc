@@ -56,6 +56,7 @@ Target CheckLayout(const api::MoEDeploymentSpec& spec, const api::ModelStatus& m
                                       gpus_per_pod, "; write a worker.gpusPerPod that divides ",
                                       expert));
   }
+  layout->backend = spec.backend;
   layout->num_slots = expert;
   layout->gpus_per_pod = gpus_per_pod;
   layout->num_layers = model.num_layers;
@@ -115,13 +116,6 @@ Target DecideTarget(Decision* decision, const AutoState& automatic) {
   const api::MoEDeploymentSpec& spec = in.deployment.spec;
   if (!in.spec_status.ok()) {
     return Impossible("InvalidSpec", std::string(in.spec_status.message()));
-  }
-  if (spec.backend == api::Backend::kCuda) {
-    return Impossible(
-        "BackendNotBuilt",
-        absl::StrCat("this operator does not start workers on GPUs yet; write backend: CPU, which "
-                     "runs everywhere",
-                     automatic.decided ? "; status.decision has the layout for these GPUs" : ""));
   }
   if (!status.model.has_value() || status.model->uri != spec.model.uri) {
     return {.reason = "WaitingForModel", .message = "the model's files were not read yet"};

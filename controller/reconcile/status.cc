@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "controller/api/gpu_failures.h"
 #include "controller/api/status_json.h"
 #include "controller/reconcile/drain.h"
+#include "runtime/exit_codes.h"
 
 namespace moe::reconcile {
 namespace {
@@ -228,6 +230,25 @@ void RecordFailure(Decision* decision) {
       failed.begin(), failed.end(),
       [](const FailedPod& a, const FailedPod& b) { return a.pod->name < b.pod->name; });
   decision->status.last_failure = FailureOf(*decision, first);
+}
+
+void RecordGpuFailures(Decision* decision) {
+  std::vector<api::GpuFailureStatus>& failures = decision->status.gpu_failures;
+  std::erase_if(failures, [now = decision->in.now](const api::GpuFailureStatus& failure) {
+    return now - failure.at > api::kGpuFailureMemory;
+  });
+  for (const ObservedPod& pod : decision->in.pods) {
+    if (pod.exit_code != runtime::kGpuLostExitCode || pod.node.empty() ||
+        std::any_of(failures.begin(), failures.end(), [&](const api::GpuFailureStatus& failure) {
+          return failure.pod == pod.name;
+        })) {
+      continue;
+    }
+    if (failures.size() == api::kMaxGpuFailures) {
+      failures.erase(failures.begin());
+    }
+    failures.push_back({.pod = pod.name, .node = pod.node, .at = decision->in.now});
+  }
 }
 
 void DescribeGroups(Decision* decision) {

@@ -20,6 +20,9 @@ inline constexpr char kGivenUp[] = "GivenUp";
 // Keeps the newest failure of a worker's pod: it is gone once the pod is deleted.
 void RecordFailure(Decision* decision);
 
+// Notes worker pods that ended with runtime::kGpuLostExitCode, once each, and forgets old ones.
+void RecordGpuFailures(Decision* decision);
+
 // Phase, epoch, activity and ranks of all groups. After what is decided about them.
 void DescribeGroups(Decision* decision);
 

@@ -58,6 +58,22 @@ def all_workers(deployment):
                  f"moe-operator.dev/deployment={deployment.name},app.kubernetes.io/component=worker")
 
 
+def test_workers_on_gpus_whose_program_finds_none_say_so(make_deployment):
+    """The node has 64 GPUs on paper alone, and the image is one without CUDA."""
+    deployment = make_deployment(manifest("gpus", 2, gateways=1, grace_seconds=10, backend="CUDA"), "gpus",
+                                 "pending-no-gpu")
+    pods = wait_until(lambda: all_workers(deployment), 60, "workers are made")
+    assert pods[0]["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+
+    def failure():
+        return deployment.get().get("status", {}).get("lastFailure", {})
+    wait_until(lambda: "built without CUDA" in failure().get("lastLog", ""), 120, lambda: json.dumps(failure()))
+    assert failure()["exitCode"] == 1, failure()
+    wait_event(deployment, "WorkerFailed", "exit code 1")
+    assert deployment.get()["status"]["revisions"][0]["backend"] == "CUDA"
+    assert not is_true(deployment.get(), "Ready")
+
+
 def test_a_gang_without_room_is_given_back_whole_and_comes_when_there_is_room(make_deployment, node_gpus):
     """4 workers of 20 GPUs on a node with 64: three would fit."""
     deployment = make_deployment(pending_manifest("wide", gpus=20, gang_timeout="6s"), "wide", "pending-room")
@@ -104,11 +120,13 @@ def test_what_there_is_no_room_for_holds_up_nobody_else(make_deployment, node_gp
 
 
 def test_the_founding_sample_says_what_it_lacks(make_deployment):
-    """64 GPUs are asked for and workers on GPUs are not built: said before anything is taken."""
+    """Its claim is missing: said before any of the 64 GPUs is taken."""
     deployment = make_deployment(os.path.join(ROOT, "deploy", "samples", "olmoe-64-gpu.yaml"), "olmoe", "pending-cuda")
-    failed = wait_condition(deployment, "Failed", "BackendNotBuilt")
-    assert failed["status"] == "True" and "CPU" in failed["message"]
-    wait_event(deployment, "BackendNotBuilt", "CPU")
+    def claim_missed():
+        found = condition(deployment.get(), "ModelReady")
+        return "persistentvolumeclaim" in found.get("message", "") and found
+    reading = wait_until(claim_missed, 90, lambda: json.dumps(condition(deployment.get(), "ModelReady")))
+    assert reading["reason"] == "Inspecting" and "models" in reading["message"], reading
     assert not all_workers(deployment)
 
 

@@ -234,7 +234,8 @@ int Supervise(const Flags& flags, const std::vector<std::string>& arguments, int
   stop.OnStop([&supervisor] { (*supervisor)->Stop(); });
   const absl::Status outcome = (*supervisor)->Wait();
   stop.OnStop([] {});
-  return outcome.ok() ? 0 : Fail(outcome);
+  if (!outcome.ok()) Fail(outcome);
+  return (*supervisor)->exit_code();
 }
 
 int Run(const Flags& flags, int stop_fd) {

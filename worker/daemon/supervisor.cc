@@ -89,6 +89,11 @@ absl::Status Supervisor::Wait() {
                                          "; the pod ends with it"));
 }
 
+int Supervisor::exit_code() const {
+  absl::MutexLock lock(&mu_);
+  return failure_.has_value() ? failure_->exit_code.value_or(1) : 0;
+}
+
 absl::StatusOr<std::string> AddressOfProcess(absl::string_view address, int process) {
   constexpr int kMaxPort = 65535;
   const size_t colon = address.rfind(':');

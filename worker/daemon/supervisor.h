@@ -52,6 +52,10 @@ class Supervisor {
   // signal 9 (Killed)" after what it wrote last, of which the end is kept.
   absl::Status Wait();
 
+  // After Wait: the code that the process that ended abnormally ended with, 1 if it was killed; 0
+  // if none did.
+  int exit_code() const;
+
  private:
   Supervisor() = default;
 
@@ -65,7 +69,7 @@ class Supervisor {
   }
 
   int num_processes_ = 0;
-  absl::Mutex mu_;
+  mutable absl::Mutex mu_;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   int num_ended_ ABSL_GUARDED_BY(mu_) = 0;
   std::optional<runtime::WorkerExit> failure_ ABSL_GUARDED_BY(mu_);  // the first

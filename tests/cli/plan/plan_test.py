@@ -68,7 +68,7 @@ class PlanTest(unittest.TestCase):
             self.assertEqual(manifest["kind"], "MoEDeployment")
             spec = manifest["spec"]
             self.assertLessEqual(spec["parallelism"]["expert"] * spec["replicas"], 64)
-            self.assertIn("Groups of GPUs are not built yet", text)
+            self.assertIn("No worker has run on a GPU yet", text)
 
     def test_price_gives_the_cost_of_tokens(self):
         best = json.loads(self.succeed(*OLMOE, "--gpus", "64", "--price", "2.5", "-o", "json"))["ranked"][0]

@@ -27,7 +27,7 @@ TEST(ReportTest, ASearchShowsTheBestWithItsFiguresAndSaysThatNothingIsMeasured) 
     EXPECT_THAT(text, HasSubstr(DescribeLimit(p.forward.main_limit())));
   }
   EXPECT_THAT(text, HasSubstr("Predicted, not measured: nothing here is calibrated"));
-  EXPECT_THAT(text, HasSubstr("Groups of GPUs are not built yet"));
+  EXPECT_THAT(text, HasSubstr("No worker has run on a GPU yet"));
   EXPECT_THAT(text, HasSubstr("assumed, without a source"));
   EXPECT_THAT(text, Not(HasSubstr("$/M tok")));
   EXPECT_THAT(FormatSearch(scenario, *result, {.price = 2.0}), HasSubstr("$/M tok"));

@@ -60,12 +60,14 @@ MoEDeploymentStatus FullStatus() {
   group.ranks = {{0, "p0", std::nullopt, "n0", "0", "Active"}, {1, "p1", 3, "n1", "1-2", "Failed"}};
   group.ranks_left_out = 2;
   RevisionStatus& revision = status.revisions.emplace_back();
-  revision = {"abc", 4, 2, 16, 64, 4, true, {32, 256, 128, 2048, uint64_t{3} << 30, 2.5}};
+  revision = {"abc",         4, 2, 16, 64, 4, true, {32, 256, 128, 2048, uint64_t{3} << 30, 2.5},
+              Backend::kCuda};
   status.next_incarnation = 7;
   status.removed_epoch = 8;
   status.progress_at = time + absl::Minutes(3);
   status.last_failure =
       FailureStatus{"p1", 2, 3, 1, "n1", 137, "OOMKilled", "line 1\nline \"2\"\n", time};
+  status.gpu_failures = {{"p1", "n1", time}, {"p2", "n1", time + absl::Hours(1)}};
   status.startup = StartupStatus{time, time, time, time, time, time + absl::Nanoseconds(1)};
   status.expert_load = ExpertLoadStatus{5632, 1.51, "2 (2.4%)", "14 (1.1%)", time};
   status.conditions = {{"Ready", "False", "Recovering", "a worker was lost", time, 3}};

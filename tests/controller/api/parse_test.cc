@@ -156,6 +156,7 @@ TEST(ParseSpec, ErrorsNameTheFieldAndWhatToWrite) {
       {"/parallelism/attentionRanks", "65", "attentionRanks: must be at most expert, which is 64"},
       {"/parallelism/exchange", "\"SharedMemory\"", "exchange: write Auto or Tcp or Nccl"},
       {"/backend", "\"CPU\"", "spec.parallelism.exchange: Nccl needs backend: CUDA"},
+      {"/parallelism/exchange", "\"Tcp\"", "spec.parallelism.exchange: Tcp needs backend: CPU"},
       {"/backend", "\"ROCM\"", "spec.backend: write CPU or CUDA"},
       {"/engine/maxSequences", "0", "spec.engine.maxSequences: must be a whole number from 1"},
       {"/engine/kvCacheMemory", "\"40GB\"", "spec.engine.kvCacheMemory: '40GB' is no quantity"},

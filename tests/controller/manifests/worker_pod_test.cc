@@ -210,6 +210,8 @@ TEST(WorkerPodTest, SeveralProcessesShareAPodAndListenOnPortsOfTheirOwn) {
     }
     EXPECT_THAT(worker["env"],
                 testing::Contains(Json{{"name", "MOE_GROUP_SIZE"}, {"value", "16"}}));
+    EXPECT_THAT(worker["env"],
+                testing::Contains(Json{{"name", "MOE_BACKEND"}, {"value", cuda ? "cuda" : "cpu"}}));
     EXPECT_FALSE(pod["spec"].contains("hostIPC"));
   }
 }
@@ -230,6 +232,31 @@ TEST(WorkerPodTest, NvlinkAcrossPodsSharesTheNodesMemoryAndNothingElseOfIt) {
   EXPECT_EQ(with, without);
   // Who only looks at files shares nothing.
   EXPECT_FALSE(InspectPod(deployment, SampleContext())["spec"].contains("hostIPC"));
+}
+
+TEST(WorkerPodTest, AvoidsNodesWhateverTheTemplateAsksOfThem) {
+  WorkerPlace place = SamplePlace();
+  EXPECT_FALSE(WorkerPod(SampleDeployment(), SampleContext(), place)["spec"].contains("affinity"));
+  place.avoid_nodes = {"n1", "n2"};
+  const Json::json_pointer terms(
+      "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms");
+  const Json avoided = Json::parse(R"([
+      {"key": "metadata.name", "operator": "NotIn", "values": ["n1"]},
+      {"key": "metadata.name", "operator": "NotIn", "values": ["n2"]}])");
+  api::MoEDeployment deployment = SampleDeployment();
+  EXPECT_EQ(WorkerPod(deployment, SampleContext(), place)["spec"][terms],
+            Json::array({Json{{"matchFields", avoided}}}));
+  const Json zone = Json::parse(R"([{"key": "zone", "operator": "Exists"}])");
+  const Json kind = Json::parse(R"([{"key": "kind", "operator": "Exists"}])");
+  Json theirs;
+  theirs[Json::json_pointer("/spec") / "affinity" / "nodeAffinity" /
+         "requiredDuringSchedulingIgnoredDuringExecution" / "nodeSelectorTerms"] =
+      Json::array({Json{{"matchExpressions", zone}}, Json{{"matchExpressions", kind}}});
+  deployment.spec.worker.pod_template = theirs;
+  EXPECT_EQ(WorkerPod(deployment, SampleContext(), place)["spec"][terms],
+            Json::array({Json{{"matchExpressions", zone}, {"matchFields", avoided}},
+                         Json{{"matchExpressions", kind}, {"matchFields", avoided}}}))
+      << "one alternative is enough for the scheduler";
 }
 
 TEST(WorkerPodTest, AsksForItsShareOfTheWeights) {

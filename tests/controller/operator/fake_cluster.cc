@@ -200,6 +200,7 @@ OperatorOptions FakeCluster::Options(const std::string& name, const std::string&
   // Resolves here, and every controller's certificate has it.
   options.service_name = "localhost";
   options.worker_image = "worker:1";
+  options.cuda_worker_image = "worker-cuda:1";
   options.gateway_image = "gateway:1";
   options.listen_host = ip;
   options.coordinator_port = coordinator_port;

@@ -74,6 +74,10 @@ TEST_F(OperatorLayoutTest, DecidesFromTheNodesOnceAndProposesWhenTheyChange) {
   EXPECT_EQ(decision["chosen"]["expert"], 4);
   EXPECT_GT(decision["chosen"]["figures"]["tokensPerSecond"], 0);
   EXPECT_FALSE(decision["alternatives"].empty());
+  EXPECT_TRUE(cluster_.AwaitStatus("olmoe", [](const Json& status) {
+    return status.value("workerImage", "") == "worker-cuda:1" &&
+           status["revisions"][0].value("backend", "") == "CUDA";
+  }));
 
   // Another node, and the only one cordoned: seen, and nothing is decided anew.
   PutNode("node-1", 8);

@@ -97,6 +97,8 @@ TEST(GroupOptionsTest, AreTheRevisions) {
   EXPECT_EQ(group->limits.max_sequences(), 9u);
   EXPECT_EQ(group->limits.kv_bytes(), 1000u);
   EXPECT_EQ(group->limits.attention_threads(), 6u);
+  revision.backend = api::Backend::kCuda;
+  EXPECT_EQ(MakeGroupOptions(revision, 6)->exchange, coordinator::v1::EXCHANGE_NCCL);
 
   revision.attention_ranks = 5;
   EXPECT_EQ(MakeGroupOptions(revision, 1).status().code(), absl::StatusCode::kInvalidArgument);

@@ -19,11 +19,12 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
 
-// On GPUs that no worker of this version computes on: decided, shown, and not run.
+// Without a group, so that a plan has what is decided alone.
 Scene OnGpus(int num_nodes = 8, int gpus_per_pod = 8) {
   Scene scene;
   const std::string uri = scene.spec().model.uri;
   scene.spec() = AutoOnGpus(gpus_per_pod);
+  scene.spec().replicas = 0;
   scene.status().model = Olmoe(uri);
   scene.observed.gpus = H100Nodes(num_nodes);
   return scene;
@@ -48,8 +49,9 @@ bool HasCondition(Scene& scene, const char* type) {
   return api::FindCondition(scene.status().conditions, type) != nullptr;
 }
 
-TEST(LayoutDecisionTest, IsInTheStatusAConditionAndAnEventBeforeTheCudaWorkerIsBuilt) {
+TEST(LayoutDecisionTest, IsInTheStatusAConditionAndAnEventAndGroupsAreMadeOfIt) {
   Scene scene = OnGpus();
+  scene.spec().replicas = 1;
   const Plan plan = scene.Step();
   ASSERT_TRUE(scene.status().decision.has_value());
   const api::LayoutDecision decision = *scene.status().decision;
@@ -64,13 +66,13 @@ TEST(LayoutDecisionTest, IsInTheStatusAConditionAndAnEventBeforeTheCudaWorkerIsB
   EXPECT_THAT(message, HasSubstr("predicted, not measured"));
   EXPECT_THAT(message, HasSubstr("decided from 64 x NVIDIA-H100-80GB-HBM3 on 8 nodes"));
   EXPECT_EQ(scene.condition("PlainReplicasBetter").status, "False");
-  EXPECT_EQ(scene.condition("Failed").reason, "BackendNotBuilt");
-  EXPECT_THAT(scene.condition("Failed").message, HasSubstr("status.decision has the layout"));
-  EXPECT_THAT(scene.status().groups, IsEmpty());
-  EXPECT_THAT(scene.Step().actions, IsEmpty()) << "decided once";
+  ASSERT_TRUE(scene.Settle());
+  EXPECT_EQ(scene.status().strategy, "EP8_TP1_PP1_DP1");
+  EXPECT_EQ(scene.status().revisions.front().backend, api::Backend::kCuda);
+  EXPECT_EQ(*scene.status().decision, decision) << "decided once";
 }
 
-TEST(LayoutDecisionTest, OnGpusTheModelIsReadThoughNothingCanRunIt) {
+TEST(LayoutDecisionTest, OnGpusTheModelIsReadFirst) {
   Scene scene = OnGpus();
   scene.status().model.reset();
   EXPECT_THAT(Describe(scene.Step()), ElementsAre("WriteStatus", "CreateInspection"));
@@ -80,10 +82,6 @@ TEST(LayoutDecisionTest, OnGpusTheModelIsReadThoughNothingCanRunIt) {
   scene.observed.inspection.result = Olmoe("");
   scene.Step();
   EXPECT_EQ(scene.condition("LayoutDecided").status, "True");
-  Scene fixed;
-  fixed.spec().backend = api::Backend::kCuda;
-  fixed.status().model.reset();
-  EXPECT_THAT(Describe(fixed.Step()), ElementsAre("WriteStatus")) << "only Auto needs to know";
 }
 
 TEST(LayoutDecisionTest, AModelThatWasReadByAnEarlierOperatorIsReadAgainForItsShape) {

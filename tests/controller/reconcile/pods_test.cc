@@ -4,10 +4,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "controller/api/gpu_failures.h"
 #include "controller/reconcile/gang.h"
 #include "controller/reconcile/plan.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/exit_codes.h"
 #include "tests/controller/reconcile/scene.h"
 
 namespace moe::reconcile {
@@ -188,15 +190,19 @@ TEST(GangTest, AMemberThatIsLostBeforeTheStartGivesUpTheGang) {
   struct Case {
     const char* name;
     void (*lose)(Scene*);
+    const char* advice;
   };
   const std::vector<Case> cases = {
       {"it ended",
        [](Scene* scene) {
          scene->pod(0, 1).phase = ObservedPod::Phase::kFailed;
          scene->pod(0, 1).exit_code = 1;
-       }},
-      {"it is being deleted", [](Scene* scene) { scene->pod(0, 1).terminating = true; }},
-      {"it is gone", [](Scene* scene) { scene->Erase(scene->pod(0, 1).name); }},
+       },
+       "status.lastFailure has what it said last"},
+      {"it is being deleted", [](Scene* scene) { scene->pod(0, 1).terminating = true; },
+       "If there is no room for 4 pods"},
+      {"it is gone", [](Scene* scene) { scene->Erase(scene->pod(0, 1).name); },
+       "If there is no room for 4 pods"},
   };
   for (const Case& test_case : cases) {
     SCOPED_TRACE(test_case.name);
@@ -204,6 +210,7 @@ TEST(GangTest, AMemberThatIsLostBeforeTheStartGivesUpTheGang) {
     test_case.lose(&scene);
     scene.Step();
     EXPECT_EQ(scene.group(0).gang_attempts, 1);
+    EXPECT_THAT(scene.condition("GangScheduled").message, HasSubstr(test_case.advice));
     EXPECT_THAT(scene.group(0).incarnations, ElementsAre(1, 1, 1, 1));
     EXPECT_GE(All<DeletePod>(scene.Step()).size(), 3u);
   }
@@ -352,6 +359,41 @@ TEST(SlotsTest, TheLastFailureNamesThePodThatWasLostWhateverBecameOfItsProcess) 
     ASSERT_THAT(All<Event>(plan), Not(IsEmpty()));
     EXPECT_THAT(All<Event>(plan)[0].message, HasSubstr(name));
   }
+}
+
+TEST(SlotsTest, ANodeWhereTwoWorkersLostTheirGpuIsAvoidedForADay) {
+  Scene scene = Serving();
+  const auto lose = [&scene](int slot, std::optional<int> exit_code) {
+    ObservedPod& pod = scene.pod(0, slot);
+    pod.phase = ObservedPod::Phase::kFailed;
+    pod.exit_code = exit_code;
+    return scene.Step();
+  };
+  const auto reasons = [](const Plan& plan) {
+    std::vector<std::string> names;
+    for (const Event& event : All<Event>(plan)) {
+      names.push_back(event.reason);
+    }
+    return names;
+  };
+  ASSERT_EQ(scene.pod(0, 2).node, scene.pod(0, 3).node);
+  ASSERT_NE(scene.pod(0, 0).node, scene.pod(0, 2).node);
+  const std::string node = scene.pod(0, 2).node;
+  lose(0, 1);
+  EXPECT_THAT(scene.status().gpu_failures, IsEmpty()) << "an error of another kind";
+  lose(1, runtime::kGpuLostExitCode);
+  lose(2, runtime::kGpuLostExitCode);
+  scene.Step();
+  EXPECT_THAT(scene.status().gpu_failures, SizeIs(2)) << "each pod counts once";
+  EXPECT_THAT(api::NodesToAvoid(scene.status()), IsEmpty());
+  scene.Advance(absl::Hours(23));
+  EXPECT_THAT(reasons(lose(3, runtime::kGpuLostExitCode)), Contains("NodeAvoided"));
+  EXPECT_THAT(api::NodesToAvoid(scene.status()), ElementsAre(node));
+  EXPECT_THAT(reasons(scene.Step()), Not(Contains("NodeAvoided"))) << "said once";
+  scene.Advance(absl::Hours(2));
+  scene.Step();
+  EXPECT_THAT(api::NodesToAvoid(scene.status()), IsEmpty());
+  EXPECT_THAT(scene.status().gpu_failures, SizeIs(1));
 }
 
 TEST(SlotsTest, AReplacementWithoutANodeGivesUpTheGroupAfterTheGangTimeout) {

@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "controller/api/conditions.h"
 #include "controller/reconcile/decision.h"
+#include "runtime/exit_codes.h"
+#include "tests/controller/reconcile/gpu_scene.h"
 
 namespace moe::reconcile {
 
@@ -19,11 +21,13 @@ SimulatedCluster::SimulatedCluster(const Options& options, uint64_t seed)
   object_.created_at = now_;
   object_.spec.model = {"demo", "pvc://models/demo"};
   object_.spec.replicas = options.replicas;
-  object_.spec.parallelism.expert = options.expert;
+  object_.spec.parallelism.automatic = options.automatic;
+  object_.spec.parallelism.expert = options.automatic ? 0 : options.expert;
+  object_.spec.backend = options.automatic ? api::Backend::kCuda : api::Backend::kCpu;
   object_.spec.worker.gpus_per_pod = options.gpus_per_pod;
   object_.spec.update_strategy.max_unavailable = {options.max_unavailable, false};
   object_.spec.update_strategy.max_surge = {options.max_surge, false};
-  object_.spec.worker.gang_timeout = absl::Seconds(40);
+  object_.spec.worker.gang_timeout = absl::Seconds(options.gang_timeout_seconds);
   nodes_.assign(static_cast<size_t>(options.num_nodes), Node{true, options.pods_per_node});
   Touch();
 }
@@ -96,6 +100,14 @@ void SimulatedCluster::SetPaused(bool paused) {
   Touch();
 }
 
+void SimulatedCluster::Adopt() {
+  const std::optional<api::LayoutDecision>& decision = object_.status.decision;
+  object_.adopt_layout = decision.has_value() && decision->proposed.has_value() && !OneIn(4)
+                             ? decision->proposed->layout
+                             : "";
+  Touch();
+}
+
 void SimulatedCluster::Delete() {
   object_.deleting = true;
   Touch();
@@ -160,7 +172,8 @@ void SimulatedCluster::RunKubelet() {
       inspection_ = {};
     } else {
       inspection_.done = true;
-      inspection_.result = api::ModelStatus{inspection_.uri, 2, 8, 2, 1000};
+      inspection_.result = options_.automatic ? Olmoe(inspection_.uri)
+                                              : api::ModelStatus{inspection_.uri, 2, 8, 2, 1000};
     }
   }
   if (gateways_ready_ < object_.spec.gateway.replicas && children_generation_ > 0 && OneIn(4)) {
@@ -186,14 +199,14 @@ void SimulatedCluster::RunKubelet() {
 
 void SimulatedCluster::Fault() {
   Pod* pod = DrawPod();
-  switch (Draw(13)) {
+  switch (Draw(options_.automatic ? 15 : 13)) {
     case 0:
     case 1:
       if (pod != nullptr && pod->process.alive) {
         pod->process = {};
         pod->seen.phase = ObservedPod::Phase::kFailed;
         pod->seen.ready = false;
-        pod->seen.exit_code = 1;
+        pod->seen.exit_code = OneIn(3) ? runtime::kGpuLostExitCode : 1;
       }
       break;
     case 2:  // somebody deletes it
@@ -251,6 +264,10 @@ void SimulatedCluster::Fault() {
     case 12:
       now_ += absl::Seconds(Draw(90));
       break;
+    case 13:
+    case 14:
+      Adopt();
+      break;
   }
 }
 
@@ -265,6 +282,28 @@ void SimulatedCluster::CheckProcesses() {
                           " of group ", pod.seen.group));
     }
   }
+}
+
+void SimulatedCluster::CheckDecision(const api::MoEDeploymentStatus& next) {
+  const std::optional<api::LayoutDecision>& before = object_.status.decision;
+  if (!before.has_value()) {
+    return;
+  }
+  if (!next.decision.has_value()) {
+    Broken("a decision is gone, and the mode is still Auto");
+  } else if (next.decision->spec_key == before->spec_key &&
+             !SameLayout(before->choice, next.decision->choice) &&
+             next.decision->choice.layout != object_.adopt_layout) {
+    Broken(absl::StrCat("from ", before->choice.layout, " to ", next.decision->choice.layout,
+                        ", which nobody asked for"));
+  }
+}
+
+int SimulatedCluster::Width() const {
+  if (!options_.automatic) {
+    return options_.expert;
+  }
+  return object_.status.decision.has_value() ? object_.status.decision->choice.expert : 0;
 }
 
 int SimulatedCluster::num_serving() const {
@@ -282,7 +321,7 @@ bool SimulatedCluster::Converged() const {
   if (controller.term != object_.status.term || !controller.plan.empty() ||
       num_serving() != object_.spec.replicas ||
       static_cast<int>(pods_.size()) !=
-          object_.spec.replicas * options_.expert / object_.spec.worker.gpus_per_pod) {
+          object_.spec.replicas * Width() / object_.spec.worker.gpus_per_pod) {
     return false;
   }
   Controller fresh = controller;

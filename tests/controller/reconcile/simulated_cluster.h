@@ -16,6 +16,8 @@
 //   * a plan that drains active groups leaves as many as updateStrategy promises, and one that adds
 //   a
 //     group leaves no more than it allows;
+//   * what mode: Auto has decided changes with the spec, or to what the annotation names, and with
+//     nothing else;
 //   * the leader neither stops a group nor deletes a member of one that serves, unless it drains or
 //     was given up before it served; and no plan gives up a group that serves.
 #ifndef MOE_TESTS_CONTROLLER_RECONCILE_SIMULATED_CLUSTER_H_
@@ -39,12 +41,15 @@ class SimulatedCluster {
  public:
   struct Options {
     int expert = 3;
-    int gpus_per_pod = 1;  // above 1: edits switch between this and 1
+    bool automatic = false;  // mode: Auto on GPUs, instead of `expert`
+    int gpus_per_pod = 1;    // above 1: edits switch between this and 1
     int replicas = 2;
     int max_unavailable = 0;
     int max_surge = 1;
     int num_nodes = 4;
     int pods_per_node = 4;
+    int gpus_per_node = 4;  // that mode: Auto counts
+    int gang_timeout_seconds = 40;
     int max_slot_failures = 1000;  // then the group has failed
   };
   SimulatedCluster(const Options& options, uint64_t seed);
@@ -58,6 +63,7 @@ class SimulatedCluster {
   void Scale(int replicas);
   void ChangeEngine(int max_sequences);  // rolls all groups
   void SetPaused(bool paused);
+  void Adopt();  // what is proposed, if anything is; and forgets it some other time
   void Delete();
 
   // The deployment is as the spec asks, and there is nothing left to do, now or in an hour.
@@ -152,6 +158,9 @@ class SimulatedCluster {
   Controller& leader() { return controllers_[leader_]; }
   const Controller& leader() const { return controllers_[leader_]; }
   void CheckProcesses();
+  void CheckDecision(const api::MoEDeploymentStatus& next);
+  // Workers of a group, as the spec or the decision says; 0: nothing is decided.
+  int Width() const;
 
   const Options options_;
   std::mt19937_64 random_;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "controller/api/status_json.h"
 #include "controller/reconcile/decision.h"
+#include "tests/controller/reconcile/gpu_scene.h"
 #include "tests/controller/reconcile/simulated_cluster.h"
 
 namespace moe::reconcile {
@@ -26,6 +27,11 @@ Observed SimulatedCluster::Observe(const Controller& controller) const {
     observed.groups.push_back(group.seen);
   }
   observed.inspection = inspection_;
+  if (options_.automatic) {
+    const auto num_up =
+        std::count_if(nodes_.begin(), nodes_.end(), [](const Node& node) { return node.up; });
+    observed.gpus = H100Nodes(static_cast<int>(num_up), options_.gpus_per_node);
+  }
   observed.gateway = {children_generation_ > 0, object_.spec.gateway.replicas, gateways_ready_,
                       gateways_ready_ == object_.spec.gateway.replicas, ""};
   observed.children_current = children_generation_ == object_.generation;
@@ -178,6 +184,7 @@ bool SimulatedCluster::Do(Controller* controller, const WriteStatus& write) {
   if (write.status.term < object_.status.term) {
     Broken("a term went back");
   }
+  CheckDecision(write.status);
   for (const api::GroupStatus& group : write.status.groups) {
     const api::GroupStatus* before = FindGroup(object_.status, group.index);
     if (before == nullptr) {

@@ -38,6 +38,18 @@ Options Draw(uint64_t seed) {
   return options;
 }
 
+// Groups of up to 8. Each node has room for what any decision may ask for, so that scaling up can
+// end, and a gang is given time for as many pods.
+Options DrawAuto(uint64_t seed) {
+  Options options = Draw(seed);
+  options.automatic = true;
+  options.gpus_per_pod = seed / 48 % 2 == 1 ? 2 : 1;
+  options.gpus_per_node = 2;
+  options.pods_per_node = 32;
+  options.gang_timeout_seconds = 120;
+  return options;
+}
+
 bool MoveUntilConverged(SimulatedCluster* cluster) {
   for (int i = 0; i < kMaxQuietMoves && cluster->violation().empty(); ++i) {
     if (i % 20 == 0 && cluster->Converged()) {
@@ -54,8 +66,8 @@ bool HasFailedGroup(const SimulatedCluster& cluster) {
                      [](const api::GroupStatus& group) { return group.phase == "Failed"; });
 }
 
-void RunWithFaults(uint64_t seed) {
-  SimulatedCluster cluster(Draw(seed), seed);
+void RunWithFaults(const Options& options, uint64_t seed) {
+  SimulatedCluster cluster(options, seed);
   for (int i = 0; i < 600 && cluster.violation().empty(); ++i) {
     cluster.Move(/*faults=*/true);
   }
@@ -73,9 +85,9 @@ void RunWithFaults(uint64_t seed) {
   ASSERT_TRUE(converged) << cluster.Dump();
 }
 
-TEST(SimulationTest, WhateverHappensNoRuleIsBrokenAndTheSpecIsReached) {
+// With each seed from 0 to `last`, or those that the environment names.
+void RunSeeds(uint64_t last, Options (*draw)(uint64_t)) {
   uint64_t first = 0;
-  uint64_t last = 1499;
   if (const char* text = std::getenv("MOE_SIMULATION_SEED"); text != nullptr) {
     const std::pair<std::string, std::string> range = absl::StrSplit(text, absl::MaxSplits('-', 1));
     ASSERT_TRUE(absl::SimpleAtoi(range.first, &first)) << text;
@@ -84,12 +96,16 @@ TEST(SimulationTest, WhateverHappensNoRuleIsBrokenAndTheSpecIsReached) {
   }
   for (uint64_t seed = first; seed <= last; ++seed) {
     SCOPED_TRACE(absl::StrCat("MOE_SIMULATION_SEED=", seed));
-    RunWithFaults(seed);
-    if (HasFatalFailure()) {
+    RunWithFaults(draw(seed), seed);
+    if (testing::Test::HasFatalFailure()) {
       return;
     }
   }
 }
+
+TEST(SimulationTest, WhateverHappensNoRuleIsBrokenAndTheSpecIsReached) { RunSeeds(1499, Draw); }
+
+TEST(SimulationTest, NorWithModeAutoWhateverGpusComeAndGo) { RunSeeds(299, DrawAuto); }
 
 TEST(SimulationTest, WithoutFaultsARolloutNeverServesLessThanPromised) {
   for (uint64_t seed = 0; seed < 100; ++seed) {

@@ -112,9 +112,6 @@ TEST(SpecTest, WhatCantBeDoneIsAConditionAndCreatesNothing) {
              absl::InvalidArgumentError("spec.replicas: must be a number");
        },
        "InvalidSpec", "spec.replicas: must be a number"},
-      {"the backend is not built",
-       [](Scene* scene) { scene->spec().backend = api::Backend::kCuda; }, "BackendNotBuilt",
-       "write backend: CPU"},
       {"more workers than experts", [](Scene* scene) { scene->spec().parallelism.expert = 9; },
        "InvalidLayout", "can be 1 to 8, not 9; write 8"},
       {"no workers", [](Scene* scene) { scene->spec().parallelism.expert = 0; }, "InvalidLayout",

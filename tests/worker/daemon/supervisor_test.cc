@@ -97,6 +97,7 @@ TEST_F(SupervisorTest, AProcessThatIsKilledTakesTheOthersAlongAndIsNamed) {
               EndsWith("process 1 was killed by signal 9 (Killed); the pod ends with it"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("last words\n"));
   for (const pid_t pid : pids) EXPECT_TRUE(Gone(pid)) << pid;
+  EXPECT_EQ(supervisor_->exit_code(), 1);
   // Killed at once, not asked.
   absl::MutexLock lock(&mu_);
   EXPECT_THAT(lines_, Not(testing::Contains(HasSubstr("bye"))));
@@ -106,6 +107,7 @@ TEST_F(SupervisorTest, AnExitStatusIsTold) {
   Start({kForever, "echo no such model >&2; exit 3"});
   EXPECT_EQ(supervisor_->Wait().message(),
             "no such model\nprocess 1 exited with status 3; the pod ends with it");
+  EXPECT_EQ(supervisor_->exit_code(), 3) << "whoever runs the pod may know what it means";
 }
 
 TEST_F(SupervisorTest, StopAsksAllAndWaitsForThem) {
