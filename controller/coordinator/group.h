@@ -89,6 +89,10 @@ struct GroupOptions {
   absl::Duration max_time_step = absl::Seconds(1);
 };
 
+// Makes the ranks of a group on GPUs exchange over NCCL, if there are several, and gives them the
+// time that communicators take to come up.
+void ExchangeBetweenGpus(GroupOptions* options);
+
 // ---- Events ----
 
 // The runtime started (or, after a takeover, found) a process for a slot. It ends what was known of

@@ -58,7 +58,7 @@ class CudaGroupTest : public ::testing::Test {
   GroupOptions Options(int num_ranks, int num_attention_ranks, FakeNcclGroup* nccl) {
     return {.num_ranks = num_ranks,
             .num_attention_ranks = num_attention_ranks,
-            .make_end = [nccl](const EpochRequest& request) { return nccl->MakeEnd(request); },
+            .ends = nccl,
             .backend = backend_.get(),
             .max_step_tokens = 64,
             .kv_blocks_per_owner = 32};

@@ -8,6 +8,7 @@
 
 #include "absl/time/clock.h"
 #include "kernels/numerics.h"
+#include "worker/daemon/host_group_exchange.h"
 #include "worker/model/forward.h"
 
 namespace moe::testing {
@@ -20,20 +21,6 @@ void Require(const absl::Status& status, const char* what) {
   std::cerr << what << ": " << status << std::endl;
   std::abort();
 }
-
-class HostEnd : public EpochEnd {
- public:
-  explicit HostEnd(std::unique_ptr<exchange::EpochExchange> exchange)
-      : exchange_(std::move(exchange)) {}
-  std::string bootstrap() const override { return exchange_->bootstrap(); }
-  absl::Status Connect() override { return exchange_->Connect(); }
-  void Abort(std::string_view reason) override { exchange_->Abort(reason); }
-  exchange::ControlChannel* control() override { return exchange_.get(); }
-  model::RankExchange exchange() override { return {.host = exchange_.get()}; }
-
- private:
-  const std::unique_ptr<exchange::EpochExchange> exchange_;
-};
 
 }  // namespace
 
@@ -86,6 +73,9 @@ std::unique_ptr<InProcessGroup::Rank> InProcessGroup::MakeRank(int rank_idx) {
                               &rank->times, {});
   Require(model.status(), "loading a rank");
   rank->model = *std::move(model);
+  if (options_.ends != nullptr) {
+    Require(options_.ends->Take(shape_, rank_idx, rank->model.get()), "the exchange of a rank");
+  }
   if (!HasAttention(rank_idx)) return rank;
   rank->blocks =
       std::make_unique<engine::KvBlockPool>(rank->model->num_kv_blocks(), kernels::kKvBlockTokens);
@@ -113,15 +103,11 @@ std::unique_ptr<InProcessGroup::Rank> InProcessGroup::MakeRank(int rank_idx) {
   return rank;
 }
 
-absl::StatusOr<std::unique_ptr<EpochEnd>> InProcessGroup::MakeEnd(int rank) {
+absl::StatusOr<std::shared_ptr<worker::GroupExchange>> InProcessGroup::MakeEnd(int rank) {
   constexpr absl::Duration kDeadline = absl::Seconds(60);  // sanitizers are slow
   const std::string bootstrap = rank == 0 ? "" : ranks_[0]->end->bootstrap();
-  model::RankModel* const model = ranks_[rank]->model.get();
-  if (options_.make_end) {
-    return options_.make_end(
-        {.shape = &shape_, .epoch = epoch_, .rank = rank, .bootstrap = bootstrap, .model = model});
-  }
-  exchange::LocalExperts* const experts = model->host_experts();
+  if (options_.ends != nullptr) return options_.ends->Make(rank, epoch_, bootstrap);
+  exchange::LocalExperts* const experts = ranks_[rank]->model->host_experts();
   absl::StatusOr<std::unique_ptr<exchange::EpochExchange>> made;
   if (options_.tcp) {
     exchange::TcpOptions options{.listener = ranks_[rank]->listener.get(),
@@ -138,7 +124,7 @@ absl::StatusOr<std::unique_ptr<EpochEnd>> InProcessGroup::MakeEnd(int rank) {
                                                          options);
   }
   if (!made.ok()) return made.status();
-  return std::make_unique<HostEnd>(*std::move(made));
+  return std::make_shared<worker::HostGroupExchange>(*std::move(made));
 }
 
 absl::Status InProcessGroup::ConnectAll() {

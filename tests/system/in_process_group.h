@@ -14,7 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "proto/engine.pb.h"
-#include "tests/system/epoch_end.h"
+#include "worker/daemon/group_exchange.h"
 #include "worker/engine/epoch_loop.h"
 #include "worker/engine/leader.h"
 #include "worker/engine/owner.h"
@@ -27,13 +27,24 @@
 
 namespace moe::testing {
 
+// What makes the ends of ranks beside the two exchanges that are built in.
+class EndMaker {
+ public:
+  virtual ~EndMaker() = default;
+  // A new process has taken the rank: `model` is what it has loaded, and outlives its ends.
+  virtual absl::Status Take(const exchange::GroupShape& shape, int rank,
+                            model::RankModel* model) = 0;
+  virtual absl::StatusOr<std::shared_ptr<worker::GroupExchange>> Make(
+      int rank, uint64_t epoch, const std::string& bootstrap) = 0;
+};
+
 struct GroupOptions {
   int num_ranks = 1;
   int num_attention_ranks = 1;
   bool replicated = false;
-  bool tcp = false;                 // the exchange; else shared memory
-  MakeEpochEnd make_end = nullptr;  // or what this makes
-  int num_threads = 1;              // of each attention rank
+  bool tcp = false;          // the exchange; else shared memory
+  EndMaker* ends = nullptr;  // or what this makes; not owned
+  int num_threads = 1;       // of each attention rank
   kernels::CpuLevel level = kernels::DetectCpuLevel();
   model::Backend* backend = nullptr;  // null: a CpuBackend of that level; else not owned
   int max_step_tokens = 512;
@@ -83,7 +94,7 @@ class InProcessGroup : public engine::EventSink {
     std::unique_ptr<engine::Owner> owner;
     std::unique_ptr<engine::Leader> leader;
     std::unique_ptr<exchange::TcpListener> listener;  // of the Tcp exchange
-    std::unique_ptr<EpochEnd> end;                    // of the epoch
+    std::shared_ptr<worker::GroupExchange> end;       // of the epoch
     std::unique_ptr<model::LayerLoop> layers;         // of the epoch
     std::atomic<uint64_t> current_step{0};
     std::thread thread;
@@ -94,7 +105,7 @@ class InProcessGroup : public engine::EventSink {
     return options_.replicated || rank < options_.num_attention_ranks;
   }
   std::unique_ptr<Rank> MakeRank(int rank);
-  absl::StatusOr<std::unique_ptr<EpochEnd>> MakeEnd(int rank);
+  absl::StatusOr<std::shared_ptr<worker::GroupExchange>> MakeEnd(int rank);
   absl::Status ConnectAll();
   // Of TeacherForced, whose rows are all rank 0's.
   std::vector<int> RowsOfRankZero(int count) const;

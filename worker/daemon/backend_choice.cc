@@ -8,13 +8,15 @@
 namespace moe::worker {
 
 absl::StatusOr<BackendDecision> DecideBackend(const std::string& backend,
-                                              const absl::StatusOr<std::string>& gpu) {
+                                              const absl::StatusOr<FoundGpu>& gpu) {
   if (backend == "cpu") return BackendDecision{.cuda = false, .reason = "--backend cpu"};
   if (backend != "cuda" && backend != "auto") {
     return absl::InvalidArgumentError(
         absl::StrCat("--backend '", backend, "' is none of cpu, cuda and auto"));
   }
-  if (gpu.ok()) return BackendDecision{.cuda = true, .reason = *gpu};
+  if (gpu.ok()) {
+    return BackendDecision{.cuda = true, .reason = gpu->name, .num_gpus = gpu->num_gpus};
+  }
   if (backend == "auto") {
     return BackendDecision{.cuda = false, .reason = std::string(gpu.status().message())};
   }
@@ -24,8 +26,8 @@ absl::StatusOr<BackendDecision> DecideBackend(const std::string& backend,
 
 absl::StatusOr<BackendDecision> DecideBackend(const BackendOptions& options) {
   // A CPU worker asks for no driver.
-  if (options.backend == "cpu") return DecideBackend(options.backend, std::string());
-  return DecideBackend(options.backend, FindGpu());
+  if (options.backend == "cpu") return DecideBackend(options.backend, FoundGpu());
+  return DecideBackend(options.backend, FindGpu(options.gpu));
 }
 
 absl::StatusOr<std::unique_ptr<model::Backend>> MakeBackend(const BackendOptions& options,

@@ -9,12 +9,14 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/context.h"
+#include "worker/daemon/group_exchange.h"
 #include "worker/model/backend.h"
 
 namespace moe::worker {
 
 struct BackendOptions {
   std::string backend = "cpu";    // cpu, cuda or auto
+  int gpu = 0;                    // which one, of those that the process sees
   double gpu_memory_share = 0.9;  // of a GPU's memory, how much may be in use at all
   kernels::CpuLevel cpu_level = kernels::CpuLevel::kPlain;
 };
@@ -22,12 +24,18 @@ struct BackendOptions {
 struct BackendDecision {
   bool cuda = false;
   std::string reason;  // a sentence: what and why
+  int num_gpus = 0;    // that the process sees; 0 where it did not look, or uses none
 };
 
-// Pure. `gpu` is what the GPU is called, or why there is none to use. With "cuda" that is an error;
+struct FoundGpu {
+  std::string name;  // in words: "GPU 0 (NVIDIA H200, compute capability 9.0)"
+  int num_gpus = 0;  // that the process sees
+};
+
+// Pure. `gpu` is the one to use, or why there is none. With "cuda" that is an error;
 // InvalidArgument for a name that is none.
 absl::StatusOr<BackendDecision> DecideBackend(const std::string& backend,
-                                              const absl::StatusOr<std::string>& gpu);
+                                              const absl::StatusOr<FoundGpu>& gpu);
 
 // Looks for a GPU where that matters, and decides.
 absl::StatusOr<BackendDecision> DecideBackend(const BackendOptions& options);
@@ -35,12 +43,14 @@ absl::StatusOr<BackendDecision> DecideBackend(const BackendOptions& options);
 absl::StatusOr<std::unique_ptr<model::Backend>> MakeBackend(const BackendOptions& options,
                                                             const BackendDecision& decision);
 
-// In a build with MOE_CUDA these use the GPU; in one without (cuda_missing.cc) both say so.
+// In a build with MOE_CUDA these use the GPU; in one without (cuda_missing.cc) the first two say
+// so.
 //
-// The GPU of this process in words: "GPU 0 (NVIDIA H200, compute capability 9.0)".
 // FailedPrecondition says what is missing: a build, a driver, a newer one, a GPU.
-absl::StatusOr<std::string> FindGpu();
+absl::StatusOr<FoundGpu> FindGpu(int gpu);
 absl::StatusOr<std::unique_ptr<model::Backend>> MakeCudaBackend(const BackendOptions& options);
+// How ranks on GPUs exchange. Null in a build without CUDA.
+std::unique_ptr<DeviceGroups> MakeDeviceGroups();
 
 }  // namespace moe::worker
 

@@ -7,16 +7,17 @@ namespace {
 absl::Status NotBuilt() {
   return absl::FailedPreconditionError(
       "this moe-worker was built without CUDA: build it with `tools/build-cuda moe-worker`, run "
-      "the "
-      "image moe-worker-cuda, or use --backend cpu");
+      "the image moe-worker-cuda, or use --backend cpu");
 }
 
 }  // namespace
 
-absl::StatusOr<std::string> FindGpu() { return NotBuilt(); }
+absl::StatusOr<FoundGpu> FindGpu(int) { return NotBuilt(); }
 
 absl::StatusOr<std::unique_ptr<model::Backend>> MakeCudaBackend(const BackendOptions&) {
   return NotBuilt();
 }
+
+std::unique_ptr<DeviceGroups> MakeDeviceGroups() { return nullptr; }
 
 }  // namespace moe::worker

@@ -55,6 +55,8 @@ struct Flags {
   std::string advertise_metrics;
   std::string kernel_level = "auto";
   std::string backend = "cpu";
+  int gpu = 0;
+  bool shares_gpu = false;
   double gpu_memory_share = 0.9;
   bool probe = false;
   std::string token_file;
@@ -99,6 +101,12 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
       ->envname("MOE_BACKEND")
       ->capture_default_str();
+  app->add_option("--gpu", flags->gpu, "Which GPU, of those that this process sees")
+      ->check(CLI::Range(0, 1023))
+      ->capture_default_str();
+  app->add_flag("--shares-gpu", flags->shares_gpu,
+                "For tests: other ranks of the group use the same GPU. NCCL then takes each for a "
+                "host of its own, and rows go over sockets");
   app->add_option(
          "--gpu-memory-share", flags->gpu_memory_share,
          "Of a GPU's memory, how much may be in use; the KV cache takes what is left of it")
@@ -179,14 +187,15 @@ int Fail(const absl::Status& status) {
   return 1;
 }
 
-// One line for `moe serve`, which is built without CUDA.
+// For `moe serve`, which is built without CUDA: what computes and, of GPUs, how many there are.
 int Probe(const Flags& flags) {
-  const auto decision = moe::worker::DecideBackend({.backend = flags.backend});
+  const auto decision = moe::worker::DecideBackend({.backend = flags.backend, .gpu = flags.gpu});
   if (!decision.ok()) {
     std::fprintf(stderr, "%s\n", std::string(decision.status().message()).c_str());
     return 1;
   }
   std::printf("backend %s: %s\n", decision->cuda ? "cuda" : "cpu", decision->reason.c_str());
+  if (decision->cuda) std::printf("gpus: %d\n", decision->num_gpus);
   return 0;
 }
 
@@ -212,6 +221,10 @@ absl::Status BecomeProcess(Flags* flags) {
   }
   return absl::OkStatus();
 }
+
+// NCCL refuses two ranks of one communicator on one GPU, which it knows by host and bus id. Before
+// any thread.
+void BecomeHost(const std::string& name) { setenv("NCCL_HOSTID", name.c_str(), /*overwrite=*/1); }
 
 int Supervise(const Flags& flags, const std::vector<std::string>& arguments, int stop_fd) {
   // By its own path: a process called "exe" tells nobody what it is.
@@ -245,14 +258,18 @@ int Run(const Flags& flags, int stop_fd) {
     if (!parsed.ok()) return Fail(parsed.status());
     level = *parsed;
   }
-  const moe::worker::BackendOptions backend_options = {
-      .backend = flags.backend, .gpu_memory_share = flags.gpu_memory_share, .cpu_level = level};
+  const moe::worker::BackendOptions backend_options = {.backend = flags.backend,
+                                                       .gpu = flags.gpu,
+                                                       .gpu_memory_share = flags.gpu_memory_share,
+                                                       .cpu_level = level};
   const auto decision = moe::worker::DecideBackend(backend_options);
   if (!decision.ok()) return Fail(decision.status());
   auto made_backend = moe::worker::MakeBackend(backend_options, *decision);
   if (!made_backend.ok()) return Fail(made_backend.status());
   const std::unique_ptr<moe::model::Backend> backend = *std::move(made_backend);
   spdlog::info("backend {}: {}", decision->cuda ? "cuda" : "cpu", decision->reason);
+  std::unique_ptr<moe::worker::DeviceGroups> device_groups;
+  if (decision->cuda) device_groups = moe::worker::MakeDeviceGroups();
   moe::worker::WorkerMetrics metrics;
   auto status_server = moe::telemetry::StatusServer::Start(
       {.address = flags.metrics_address, .metrics = &metrics, .not_ready_reason = nullptr});
@@ -287,11 +304,13 @@ int Run(const Flags& flags, int stop_fd) {
     listener = *std::move(started);
   }
 
-  moe::worker::Worker worker({.model_dir = flags.model,
-                              .converted_weights_path = flags.weights,
-                              .backend = backend.get(),
-                              .exchange_listener = listener.get()},
-                             service->get(), &metrics);
+  auto worker = std::make_unique<moe::worker::Worker>(
+      moe::worker::WorkerOptions{.model_dir = flags.model,
+                                 .converted_weights_path = flags.weights,
+                                 .backend = backend.get(),
+                                 .exchange_listener = listener.get(),
+                                 .device_groups = device_groups.get()},
+      service->get(), &metrics);
   moe::membership::MembershipOptions options;
   options.coordinator_address = flags.coordinator;
   if (enrollment != nullptr) {
@@ -305,21 +324,23 @@ int Run(const Flags& flags, int stop_fd) {
   options.metrics_address =
       flags.advertise_metrics.empty() ? (*status_server)->address() : flags.advertise_metrics;
   if (listener != nullptr) options.exchange_address = listener->address();
-  auto membership = moe::membership::Membership::Start(options, &worker);
+  auto membership = moe::membership::Membership::Start(options, worker.get());
   if (!membership.ok()) return Fail(membership.status());
-  worker.Start(membership->get());
+  worker->Start(membership->get());
 
   stop.OnStop([&worker, &flags] {
     if (flags.finish_epoch) {
-      worker.FinishEpoch();
+      worker->FinishEpoch();
     } else {
-      worker.Shutdown();
+      worker->Shutdown();
     }
   });
-  const absl::Status outcome = worker.Wait();
+  const absl::Status outcome = worker->Wait();
   stop.OnStop([] {});
   // An Unable must reach the controller before this process ends.
   (*membership)->Stop(absl::Seconds(2));
+  // Its engine thread may still tell the membership something.
+  worker.reset();
   return outcome.ok() ? 0 : Fail(outcome);
 }
 
@@ -350,6 +371,10 @@ int main(int argc, char** argv) {
   }
   if (flags.process >= 0) {
     if (const absl::Status status = BecomeProcess(&flags); !status.ok()) return Fail(status);
+  }
+  if (flags.shares_gpu) {
+    spdlog::warn("other ranks share GPU {}: for tests, rows go over sockets", flags.gpu);
+    BecomeHost(flags.worker_id);
   }
   const moe::model::MappingFaultReporter fault_reporter;
   return Run(flags, stop_fd);

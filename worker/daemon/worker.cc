@@ -11,9 +11,6 @@
 namespace moe::worker {
 namespace {
 
-// Ranks of one machine share its cores, so only a rank that is alone may spin in the exchange.
-constexpr absl::Duration kLoneRankSpin = absl::Microseconds(50);
-
 absl::StatusOr<exchange::GroupShape> MakeShape(const coordinator::v1::GroupSpec& spec,
                                                const model::ModelConfig& config) {
   exchange::GroupShape shape;
@@ -67,15 +64,24 @@ bool SameProcess(const membership::EpochMember& a, const membership::EpochMember
 }  // namespace
 
 Worker::Worker(const WorkerOptions& options, engine::EngineService* service, WorkerMetrics* metrics)
-    : options_(options), service_(service), metrics_(metrics), cores_(exchange::AllowedCores()) {}
+    : options_(options),
+      service_(service),
+      metrics_(metrics),
+      means_({.on_device = options.backend->on_device(),
+              .device_groups = options.device_groups,
+              .listener = options.exchange_listener,
+              // Those of the process, before an exchange places its threads.
+              .cores = exchange::AllowedCores()}) {}
 
 Worker::~Worker() {
+  std::shared_ptr<GroupExchange> group;
   {
     absl::MutexLock lock(&mutex_);
     quit_ = true;
     epoch_over_ = true;
-    if (group_ != nullptr) group_->Abort("the worker is ending");
+    group = group_;
   }
+  if (group != nullptr) group->Abort("the worker is ending");
   if (engine_thread_.joinable()) engine_thread_.join();
   {
     const absl::MutexLock lock(&mutex_);
@@ -131,12 +137,16 @@ void Worker::OnJoin(uint64_t epoch, const std::string& bootstrap) {
 void Worker::OnActivate(uint64_t epoch) { Push(Activate{.epoch = epoch}); }
 
 void Worker::OnAbort(uint64_t epoch, const std::string& reason) {
-  absl::MutexLock lock(&mutex_);
-  aborted_epoch_ = std::max(aborted_epoch_, epoch);
-  if (group_ != nullptr && group_epoch_ <= aborted_epoch_) {
+  std::shared_ptr<GroupExchange> group;
+  {
+    absl::MutexLock lock(&mutex_);
+    aborted_epoch_ = std::max(aborted_epoch_, epoch);
+    if (group_ == nullptr || group_epoch_ > aborted_epoch_) return;
     epoch_over_ = true;
-    group_->Abort(reason);
+    group = group_;
   }
+  // Without the lock: the end of a communicator takes NCCL a while.
+  group->Abort(reason);
 }
 
 void Worker::OnDismiss(const std::string& reason) {
@@ -197,16 +207,12 @@ absl::Status Worker::Load(const Assign& assign) {
   loaded->spec = assign.spec;
   loaded->slot = assign.slot;
   metrics_->SetSlot(assign.slot);
-  if (assign.spec.exchange() != coordinator::v1::EXCHANGE_SHARED_MEMORY &&
-      assign.spec.exchange() != coordinator::v1::EXCHANGE_TCP) {
-    return absl::UnimplementedError(
-        absl::StrFormat("this worker does not know exchange %d", assign.spec.exchange()));
-  }
-  if (assign.spec.exchange() == coordinator::v1::EXCHANGE_TCP &&
-      options_.exchange_listener == nullptr) {
-    return absl::FailedPreconditionError(
-        "the group exchanges over TCP, and this worker was started without --exchange-address");
-  }
+  const bool uses_nccl = assign.spec.exchange() == coordinator::v1::EXCHANGE_NCCL;
+  absl::Status possible =
+      CheckExchange(assign.spec.exchange(), static_cast<int>(assign.spec.num_slots()), means_);
+  // What is missing is said now, not after minutes of loading.
+  if (possible.ok() && uses_nccl) possible = means_.device_groups->Load();
+  if (!possible.ok()) return possible;
   auto checkpoint = model::Checkpoint::Open(
       options_.model_dir, {.converted_weights_path = options_.converted_weights_path});
   if (!checkpoint.ok()) return checkpoint.status();
@@ -218,12 +224,6 @@ absl::Status Worker::Load(const Assign& assign) {
   if (assign.slot < 0 || assign.slot >= loaded->shape.num_ranks) {
     return absl::InvalidArgumentError(
         absl::StrFormat("slot %d of a group of %d", assign.slot, loaded->shape.num_ranks));
-  }
-  if (options_.backend->on_device() && loaded->shape.num_ranks > 1) {
-    return absl::UnimplementedError(absl::StrFormat(
-        "a group of %d ranks on GPUs needs the NCCL exchange, which is not built: use "
-        "--expert-parallel 1, or --backend cpu",
-        loaded->shape.num_ranks));
   }
   const model::ModelConfig& config = loaded->checkpoint->config();
   const coordinator::v1::EngineLimits& limits = assign.spec.limits();
@@ -241,12 +241,21 @@ absl::Status Worker::Load(const Assign& assign) {
        .max_rows = loaded->shape.max_rows,
        .max_positions = max_context,
        .kv_bytes = limits.kv_bytes(),
+       .exchange_bytes =
+           uses_nccl ? means_.device_groups->DeviceBytes(loaded->shape, loaded->slot) : 0,
        .num_threads = std::max(1, static_cast<int>(limits.attention_threads()))},
       metrics_->step_times(),
       [this](uint64_t done, uint64_t total) { membership_->SendLoadProgress(done, total); });
   if (!rank.ok()) return rank.status();
   loaded->model = *std::move(rank);
   if (!loaded->model->description().empty()) spdlog::info("{}", loaded->model->description());
+  RankPlace place{.shape = loaded->shape, .rank = loaded->slot};
+  if (limits.step_deadline_seconds() > 0) {
+    place.step_deadline = absl::Seconds(limits.step_deadline_seconds());
+  }
+  auto exchanges = MakeExchangeMaker(assign.spec.exchange(), place, means_, loaded->model.get());
+  if (!exchanges.ok()) return exchanges.status();
+  loaded->exchanges = *std::move(exchanges);
   if (loaded->has_attention()) {
     if (absl::Status status = BuildOwner(loaded.get(), max_context); !status.ok()) return status;
   }
@@ -298,7 +307,7 @@ absl::Status Worker::BuildOwner(Loaded* loaded, int max_context) {
   return absl::OkStatus();
 }
 
-bool Worker::AdoptGroup(uint64_t epoch, std::shared_ptr<exchange::EpochExchange> group) {
+bool Worker::AdoptGroup(uint64_t epoch, std::shared_ptr<GroupExchange> group) {
   absl::MutexLock lock(&mutex_);
   if (quit_ || epoch <= aborted_epoch_) return false;
   group_ = std::move(group);
@@ -309,8 +318,23 @@ bool Worker::AdoptGroup(uint64_t epoch, std::shared_ptr<exchange::EpochExchange>
 
 void Worker::DropGroup() {
   metrics_->SetEpoch(0, nullptr);
-  absl::MutexLock lock(&mutex_);
-  group_ = nullptr;
+  std::shared_ptr<GroupExchange> group;
+  {
+    absl::MutexLock lock(&mutex_);
+    group.swap(group_);
+  }
+  // Others that are still in it learn that it is over, not that this rank died.
+  if (group != nullptr) group->Abort("the epoch is over");
+}
+
+void Worker::EpochFailed(uint64_t epoch, const absl::Status& status, int suspect) {
+  const bool lost = loaded_->model->IsLost(status);
+  if (!absl::IsAborted(status)) {
+    membership_->SendEpochFailed(epoch, std::string(status.message()),
+                                 lost ? loaded_->slot : suspect);
+  }
+  // The next epoch needs a process that can compute.
+  if (lost) Fail(status);
 }
 
 void Worker::HandlePrepare(const Prepare& prepare) {
@@ -341,7 +365,7 @@ void Worker::HandleJoin(const Join& join) {
     }
     if (!AdoptGroup(join.epoch, *std::move(group))) return;
   }
-  std::shared_ptr<exchange::EpochExchange> group;
+  std::shared_ptr<GroupExchange> group;
   {
     absl::MutexLock lock(&mutex_);
     if (join.epoch <= aborted_epoch_ || group_epoch_ != join.epoch) return;
@@ -349,16 +373,14 @@ void Worker::HandleJoin(const Join& join) {
   }
   if (group == nullptr) return;
   if (absl::Status status = group->Connect(); !status.ok()) {
-    if (!absl::IsAborted(status)) {
-      membership_->SendEpochFailed(join.epoch, std::string(status.message()), group->suspect());
-    }
+    EpochFailed(join.epoch, status, group->suspect());
     return;
   }
   membership_->SendJoined(join.epoch);
 }
 
 void Worker::HandleActivate(const Activate& activate) {
-  std::shared_ptr<exchange::EpochExchange> group;
+  std::shared_ptr<GroupExchange> group;
   {
     absl::MutexLock lock(&mutex_);
     if (leaving_ || activate.epoch <= aborted_epoch_ || group_epoch_ != activate.epoch) return;
@@ -373,28 +395,24 @@ void Worker::HandleActivate(const Activate& activate) {
   const absl::Status status = RunEpoch(activate.epoch, group.get());
   service_->SetEpochRunning(false);
   metrics_->SetEpoch(0, nullptr);
-  const bool lost = loaded_->model->IsLost(status);
   if (!absl::IsAborted(status)) {
     spdlog::error("epoch {} ends: {}", activate.epoch, std::string(status.message()));
-    membership_->SendEpochFailed(activate.epoch, std::string(status.message()),
-                                 lost ? loaded_->slot : group->suspect());
   }
-  // The next epoch needs a process that can compute.
-  if (lost) Fail(status);
+  EpochFailed(activate.epoch, status, group->suspect());
   absl::MutexLock lock(&mutex_);
   running_epoch_ = 0;
   if (leaving_ && !outcome_.has_value()) outcome_ = absl::OkStatus();
 }
 
-absl::Status Worker::RunEpoch(uint64_t epoch, exchange::EpochExchange* group) {
-  const auto layers = loaded_->model->MakeLayers({.host = group});
+absl::Status Worker::RunEpoch(uint64_t epoch, GroupExchange* group) {
+  const auto layers = loaded_->model->MakeLayers(group->exchange());
   if (!layers.ok()) return layers.status();
   const engine::EpochRank rank{.epoch = epoch,
                                .rank = loaded_->slot,
                                .num_ranks = loaded_->shape.num_ranks,
                                .replicated = loaded_->replicated(),
                                .layers = layers->get(),
-                               .control = group,
+                               .control = group->control(),
                                .owner = loaded_->owner.get(),
                                .stop = &epoch_over_,
                                .current_step = &current_step_};
@@ -442,40 +460,13 @@ absl::StatusOr<std::unique_ptr<engine::Leader>> Worker::MakeLeader(const Loaded&
   return engine::Leader::Create(std::move(options), /*epoch=*/0, service_->sink());
 }
 
-absl::StatusOr<std::shared_ptr<exchange::EpochExchange>> Worker::MakeExchange(
+absl::StatusOr<std::shared_ptr<GroupExchange>> Worker::MakeExchange(
     uint64_t epoch, const std::string& bootstrap) const {
-  const exchange::GroupShape& shape = loaded_->shape;
-  const int rank = loaded_->slot;
-  exchange::LocalExperts* const experts = loaded_->model->host_experts();
-  if (loaded_->spec.exchange() == coordinator::v1::EXCHANGE_TCP) {
-    using exchange::TcpGroup;
-    return rank == 0 ? TcpGroup::Create(shape, epoch, experts, MakeTcpOptions())
-                     : TcpGroup::Open(bootstrap, shape, epoch, rank, experts, MakeTcpOptions());
-  }
-  using exchange::SharedMemoryGroup;
-  return rank == 0 ? SharedMemoryGroup::Create(shape, epoch, experts, MakeSharedMemoryOptions())
-                   : SharedMemoryGroup::Open(bootstrap, shape, epoch, rank, experts,
-                                             MakeSharedMemoryOptions());
-}
-
-exchange::TcpOptions Worker::MakeTcpOptions() const {
-  const double deadline = loaded_->spec.limits().step_deadline_seconds();
-  exchange::TcpOptions options;
-  options.listener = options_.exchange_listener;
+  EpochRequest request{.epoch = epoch, .bootstrap = bootstrap, .addresses = {}};
   for (const membership::EpochMember& member : prepared_members_) {
-    options.addresses.push_back(member.exchange_address);
+    request.addresses.push_back(member.exchange_address);
   }
-  if (deadline > 0) options.step_deadline = absl::Seconds(deadline);
-  return options;
-}
-
-exchange::SharedMemoryOptions Worker::MakeSharedMemoryOptions() const {
-  const double deadline = loaded_->spec.limits().step_deadline_seconds();
-  exchange::SharedMemoryOptions options;
-  if (deadline > 0) options.step_deadline = absl::Seconds(deadline);
-  if (loaded_->shape.num_ranks == 1) options.spin = kLoneRankSpin;
-  if (loaded_->shape.num_ranks > static_cast<int>(cores_.size())) options.cores = cores_;
-  return options;
+  return loaded_->exchanges->Make(request);
 }
 
 }  // namespace moe::worker

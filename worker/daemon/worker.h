@@ -3,7 +3,8 @@
 //
 // Threads: Membership's calls only queue commands; one engine thread loads, connects and computes.
 //
-// Tested by tests/system/serve_test.py.
+// Tested by tests/system/serve_test.py, and on GPUs that are emulated by
+// tests/worker/daemon/nccl_worker_test.cc.
 #ifndef MOE_WORKER_DAEMON_WORKER_H_
 #define MOE_WORKER_DAEMON_WORKER_H_
 
@@ -21,14 +22,15 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "proto/coordinator.pb.h"
+#include "worker/daemon/exchange_choice.h"
+#include "worker/daemon/group_exchange.h"
 #include "worker/daemon/worker_metrics.h"
 #include "worker/engine/epoch_loop.h"
 #include "worker/engine/kv_block_pool.h"
 #include "worker/engine/leader.h"
 #include "worker/engine/owner.h"
 #include "worker/exchange/exchange.h"
-#include "worker/exchange/shared_memory.h"
-#include "worker/exchange/tcp.h"
+#include "worker/exchange/tcp_listener.h"
 #include "worker/membership/membership.h"
 #include "worker/model/backend.h"
 #include "worker/model/checkpoint.h"
@@ -40,10 +42,12 @@ struct WorkerOptions {
   std::string model_dir;
   std::string converted_weights_path;  // see model::Checkpoint::Options; may be empty
   model::Backend* backend = nullptr;   // what the rank computes on; not owned, outlives the worker
-  // Where other ranks reach this one when the group's exchange is Tcp; its address() goes into
-  // Hello. Not owned; must outlive the worker. Null where the process has no exchange address: a
-  // group that needs one is then refused.
+  // Where other ranks reach this one when the group's exchange is Tcp or over NCCL; its address()
+  // goes into Hello. Not owned; must outlive the worker. Null where the process has no exchange
+  // address: a group that needs one is then refused.
   exchange::TcpListener* exchange_listener = nullptr;
+  // How ranks on GPUs exchange. Not owned; must outlive the worker. Null where `backend` is no GPU.
+  DeviceGroups* device_groups = nullptr;
 };
 
 class Worker : public membership::MembershipHandler {
@@ -99,6 +103,7 @@ class Worker : public membership::MembershipHandler {
     exchange::GroupShape shape;
     std::unique_ptr<model::Checkpoint> checkpoint;
     std::unique_ptr<model::RankModel> model;
+    std::unique_ptr<GroupExchangeMaker> exchanges;
     // Attention ranks only:
     std::unique_ptr<engine::KvBlockPool> kv_blocks;
     std::unique_ptr<engine::Owner> owner;
@@ -116,35 +121,34 @@ class Worker : public membership::MembershipHandler {
   absl::Status Load(const Assign& assign);
   absl::Status BuildOwner(Loaded* loaded, int max_context);
   absl::StatusOr<std::unique_ptr<engine::Leader>> MakeLeader(const Loaded& loaded, int max_context);
-  // The exchange of `epoch`, of the kind that was assigned. Rank 0 makes the bootstrap, the others
-  // are given it.
-  absl::StatusOr<std::shared_ptr<exchange::EpochExchange>> MakeExchange(
-      uint64_t epoch, const std::string& bootstrap) const;
-  exchange::SharedMemoryOptions MakeSharedMemoryOptions() const;
-  exchange::TcpOptions MakeTcpOptions() const;
+  // This rank's end of `epoch`. Rank 0 makes the bootstrap, the others are given it.
+  absl::StatusOr<std::shared_ptr<GroupExchange>> MakeExchange(uint64_t epoch,
+                                                              const std::string& bootstrap) const;
   void HandlePrepare(const Prepare& prepare);
   void HandleJoin(const Join& join);
   void HandleActivate(const Activate& activate);
   // The epoch's steps, until it ends; why it ended.
-  absl::Status RunEpoch(uint64_t epoch, exchange::EpochExchange* group);
+  absl::Status RunEpoch(uint64_t epoch, GroupExchange* group);
+  // The epoch can't go on because of `status`: tells the controller, and ends the process where it
+  // has lost its GPU.
+  void EpochFailed(uint64_t epoch, const absl::Status& status, int suspect);
   void ForgetLostSequences(uint64_t epoch);
   // Makes `group` the one that OnAbort ends; false if its epoch is already over.
-  bool AdoptGroup(uint64_t epoch, std::shared_ptr<exchange::EpochExchange> group);
+  bool AdoptGroup(uint64_t epoch, std::shared_ptr<GroupExchange> group);
   void DropGroup();
   void Fail(absl::Status status);
 
   const WorkerOptions options_;
   engine::EngineService* const service_;
   WorkerMetrics* const metrics_;
-  // Those of the process, before an exchange places its threads.
-  const std::vector<int> cores_;
+  const ExchangeMeans means_;
   membership::Membership* membership_ = nullptr;
   std::thread engine_thread_;
 
   absl::Mutex mutex_;
   std::deque<Command> commands_ ABSL_GUARDED_BY(mutex_);
   uint64_t aborted_epoch_ ABSL_GUARDED_BY(mutex_) = 0;  // this one and all lower ones are over
-  std::shared_ptr<exchange::EpochExchange> group_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<GroupExchange> group_ ABSL_GUARDED_BY(mutex_);
   uint64_t group_epoch_ ABSL_GUARDED_BY(mutex_) = 0;
   // Slot 0 only, once it is loaded; null before the leader is destroyed.
   engine::Leader* leader_ ABSL_GUARDED_BY(mutex_) = nullptr;

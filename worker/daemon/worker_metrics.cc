@@ -76,7 +76,7 @@ void WorkerMetrics::SetLoad(const LoadFigures& load) {
   load_ = load;
 }
 
-void WorkerMetrics::SetEpoch(uint64_t epoch, std::shared_ptr<const exchange::Exchange> exchange) {
+void WorkerMetrics::SetEpoch(uint64_t epoch, std::shared_ptr<const GroupExchange> exchange) {
   absl::MutexLock lock(&mutex_);
   if (exchange_ != nullptr) ended_ = Sum(ended_, exchange_->stats());
   exchange_ = std::move(exchange);

@@ -14,6 +14,7 @@
 #include "prometheus/collectable.h"
 #include "prometheus/metric_family.h"
 #include "proto/coordinator.pb.h"
+#include "worker/daemon/group_exchange.h"
 #include "worker/exchange/exchange.h"
 #include "worker/model/expert_counts.h"
 #include "worker/model/step_times.h"
@@ -38,7 +39,7 @@ class WorkerMetrics : public prometheus::Collectable {
   void SetExperts(const model::ExpertCounts* experts) ABSL_LOCKS_EXCLUDED(mutex_);
   void SetLoad(const LoadFigures& load) ABSL_LOCKS_EXCLUDED(mutex_);
   // The exchange of the running epoch; null when it ended: its figures are kept.
-  void SetEpoch(uint64_t epoch, std::shared_ptr<const exchange::Exchange> exchange)
+  void SetEpoch(uint64_t epoch, std::shared_ptr<const GroupExchange> exchange)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Busy seconds and expert tokens, as the controller wants them.
@@ -58,7 +59,7 @@ class WorkerMetrics : public prometheus::Collectable {
   LoadFigures load_ ABSL_GUARDED_BY(mutex_);
   uint64_t epoch_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t num_epochs_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::shared_ptr<const exchange::Exchange> exchange_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const GroupExchange> exchange_ ABSL_GUARDED_BY(mutex_);
   exchange::ExchangeStats ended_ ABSL_GUARDED_BY(mutex_);  // sum over ended epochs
 };
 

@@ -52,9 +52,9 @@ Runtime& The() {
 }
 using Lock = std::lock_guard<std::mutex>;
 
-void Count(int64_t RuntimeCounts::* counter) {
+void Count(int64_t RuntimeCounts::* counter, int64_t amount = 1) {
   const Lock lock(The().mutex);
-  ++(The().counts.*counter);
+  The().counts.*counter += amount;
 }
 
 // What a call has to answer before it does anything.
@@ -184,6 +184,7 @@ cudaError_t cudaMalloc(void** memory, size_t num_bytes) {
     if (num_bytes > The().free_bytes) return cudaErrorMemoryAllocation;
   }
   Count(&RuntimeCounts::num_device_allocations);
+  Count(&RuntimeCounts::num_device_bytes, static_cast<int64_t>(num_bytes));
   return Allocate(memory, num_bytes);
 }
 cudaError_t cudaFree(void* memory) {

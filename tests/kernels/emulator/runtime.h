@@ -15,6 +15,7 @@ namespace moe::emulator {
 struct RuntimeCounts {
   int64_t num_calls = 0;  // that can fail, launches among them
   int64_t num_device_allocations = 0;
+  int64_t num_device_bytes = 0;  // allocated; what was freed is not taken off
   int64_t num_host_allocations = 0;
   int64_t num_waits = 0;     // of the host for a stream or an event
   int64_t num_launches = 0;  // of kernels, those of graphs not among them

@@ -88,7 +88,7 @@ inline std::vector<std::vector<float>> LogitsOf(model::Decoder* decoder, model::
   return logits;
 }
 
-class CudaRankTest : public testing::Test {
+class CudaRankTest : public ::testing::Test {
  protected:
 #if defined(MOE_EMULATED)
   void SetUp() override {
@@ -104,7 +104,7 @@ class CudaRankTest : public testing::Test {
 
   // A checkpoint of this shape with random weights.
   const model::Checkpoint& Write(const model::ModelConfig& config, uint64_t seed = 1) {
-    dir_ = testing::TempDir() + "/emulated-" + std::to_string(getpid());
+    dir_ = ::testing::TempDir() + "/emulated-" + std::to_string(getpid());
     std::filesystem::remove_all(dir_);
     absl::Status status = model::WriteRandomCheckpoint(dir_, config, seed, {.init_std = 0.2F});
     EXPECT_TRUE(status.ok()) << status;

@@ -12,8 +12,8 @@ namespace {
 
 using testing::HasSubstr;
 
-const absl::StatusOr<std::string> kGpu = std::string("GPU 0 (A GPU)");
-const absl::StatusOr<std::string> kNoGpu =
+const absl::StatusOr<FoundGpu> kGpu = FoundGpu{.name = "GPU 0 (A GPU)", .num_gpus = 4};
+const absl::StatusOr<FoundGpu> kNoGpu =
     absl::FailedPreconditionError("no NVIDIA driver on this machine");
 
 TEST(DecideBackendTest, TakesTheGpuWhereOneIsWantedOrThere) {
@@ -32,6 +32,7 @@ TEST(DecideBackendTest, TakesTheGpuWhereOneIsWantedOrThere) {
     const auto decision = DecideBackend(c.backend, c.gpu ? kGpu : kNoGpu);
     ASSERT_TRUE(decision.ok()) << decision.status();
     EXPECT_EQ(decision->cuda, c.cuda);
+    EXPECT_EQ(decision->num_gpus, c.cuda ? 4 : 0);
     EXPECT_THAT(decision->reason, HasSubstr(c.reason));
   }
 }
@@ -60,11 +61,11 @@ TEST(DecideBackendTest, ABuildWithoutCudaSaysWhatToDo) {
 
 TEST(MakeBackendTest, TheNumericsIdNamesTheBackend) {
   const BackendOptions options;
-  const auto backend = MakeBackend(options, {.cuda = false, .reason = ""});
+  const auto backend = MakeBackend(options, {.cuda = false, .reason = "", .num_gpus = 0});
   ASSERT_TRUE(backend.ok());
   EXPECT_THAT((*backend)->numerics_id(), HasSubstr("cpu-"));
   EXPECT_FALSE((*backend)->on_device());
-  EXPECT_FALSE(MakeBackend(options, {.cuda = true, .reason = ""}).ok());
+  EXPECT_FALSE(MakeBackend(options, {.cuda = true, .reason = "", .num_gpus = 1}).ok());
 }
 
 }  // namespace

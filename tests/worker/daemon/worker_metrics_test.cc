@@ -14,12 +14,13 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class FakeExchange : public exchange::Exchange {
+class FakeExchange : public GroupExchange {
  public:
   explicit FakeExchange(const exchange::ExchangeStats& stats) : stats_(stats) {}
-  kernels::BFloat16* rows() override { return nullptr; }
-  absl::Status Dispatch(uint64_t, int, int, const int32_t*) override { return absl::OkStatus(); }
-  absl::StatusOr<const kernels::BFloat16*> Combine() override { return nullptr; }
+  std::string bootstrap() const override { return ""; }
+  absl::Status Connect() override { return absl::OkStatus(); }
+  exchange::ControlChannel* control() override { return nullptr; }
+  model::RankExchange exchange() override { return {}; }
   int suspect() const override { return -1; }
   exchange::ExchangeStats stats() const override { return stats_; }
   void Abort(std::string_view) override {}

@@ -5,7 +5,8 @@
 namespace moe::exchange {
 namespace {
 
-using device::DeviceBuffer;
+// What an allocation is rounded up to.
+constexpr uint64_t kAllocationBytes = 512;
 
 template <typename Buffer>
 absl::Status Make(int64_t size, Buffer* buffer) {
@@ -13,13 +14,6 @@ absl::Status Make(int64_t size, Buffer* buffer) {
   if (!made.ok()) return made.status();
   *buffer = *std::move(made);
   return absl::OkStatus();
-}
-
-absl::Status MakeFrom(const std::vector<int32_t>& values, const device::Stream& stream,
-                      DeviceBuffer<int32_t>* buffer) {
-  absl::Status status = Make(static_cast<int64_t>(values.size()), buffer);
-  if (!status.ok()) return status;
-  return device::CopyToDevice<int32_t>(values, buffer->data(), stream);
 }
 
 }  // namespace
@@ -34,15 +28,59 @@ ExchangeBuffers::ExchangeBuffers(const GroupShape& shape, int rank, int max_slot
 absl::StatusOr<std::unique_ptr<ExchangeBuffers>> ExchangeBuffers::Create(
     const GroupShape& shape, int rank, int max_slot_rows, const device::Stream& stream) {
   std::unique_ptr<ExchangeBuffers> buffers(new ExchangeBuffers(shape, rank, max_slot_rows));
-  absl::Status status = buffers->Allocate(stream);
-  // The copies above read memory of this call.
-  if (status.ok()) status = stream.Synchronize();
+  absl::Status status = buffers->Allocate();
+  if (status.ok()) status = buffers->Fill(stream);
   if (!status.ok()) return status;
   return buffers;
 }
 
-absl::Status ExchangeBuffers::Allocate(const device::Stream& stream) {
-  std::vector<int32_t> ranks(shape_.rank_of_expert.begin(), shape_.rank_of_expert.end());
+uint64_t ExchangeBuffers::DeviceBytes(const GroupShape& shape, int rank, int max_slot_rows) {
+  ExchangeBuffers none(shape, rank, max_slot_rows);
+  uint64_t sum = 0;
+  // Adding up can't fail.
+  static_cast<void>(none.ForEachOnDevice([&sum](int64_t size, auto* buffer) {
+    const uint64_t num_bytes = static_cast<uint64_t>(size) * sizeof(*buffer->data());
+    sum += (num_bytes + kAllocationBytes - 1) / kAllocationBytes * kAllocationBytes;
+    return absl::OkStatus();
+  }));
+  return sum;
+}
+
+int64_t ExchangeBuffers::num_bounds() const {
+  return 2 * (int64_t{NumSources(shape_)} + 1) + 2 * (int64_t{shape_.num_ranks} + 1);
+}
+
+template <typename Visit>
+absl::Status ExchangeBuffers::ForEachOnDevice(Visit visit) {
+  const int64_t hidden = shape_.hidden;
+  for (const absl::Status& status :
+       {visit(sizes_.rows * hidden, &rows_), visit(sizes_.input * hidden, &input_),
+        visit(sizes_.packed * hidden, &packed_), visit(sizes_.outputs * hidden, &outputs_),
+        visit(sizes_.returned * hidden, &returned_), visit(sizes_.result * hidden, &result_),
+        visit(sizes_.expert_ids, &expert_ids_), visit(sizes_.all_expert_ids, &all_expert_ids_),
+        visit(sizes_.pairs, &pairs_), visit(int64_t{shape_.num_experts}, &rank_of_expert_),
+        visit(int64_t{shape_.num_experts}, &local_of_expert_),
+        visit(int64_t{shape_.num_ranks}, &slots_), visit(int64_t{shape_.num_ranks}, &slots_before_),
+        visit(4 * sizes_.places, &places_), visit(num_bounds(), &bounds_),
+        visit(int64_t{kernels::cuda::ExchangeScratchSize(sizes_.scratch_items)}, &scratch_),
+        visit(int64_t{NumLocalExperts(shape_, rank_)} + 1, &offsets_),
+        visit(int64_t{NumSources(shape_)}, &num_rows_), visit(num_canaries(), &canary_)}) {
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExchangeBuffers::Allocate() {
+  absl::Status status =
+      ForEachOnDevice([](int64_t size, auto* buffer) { return Make(size, buffer); });
+  if (status.ok()) status = Make(num_bounds(), &host_bounds_);
+  if (status.ok()) status = Make(NumSources(shape_), &host_num_rows_);
+  if (status.ok()) status = Make(num_canaries(), &host_canary_);
+  return status;
+}
+
+absl::Status ExchangeBuffers::Fill(const device::Stream& stream) {
+  const std::vector<int32_t> ranks(shape_.rank_of_expert.begin(), shape_.rank_of_expert.end());
   std::vector<int32_t> locals;
   locals.reserve(ranks.size());
   std::vector<int32_t> num_held(shape_.num_ranks);
@@ -54,35 +92,15 @@ absl::Status ExchangeBuffers::Allocate(const device::Stream& stream) {
     before.push_back(sum);
     sum += slots;
   }
-  const int64_t hidden = shape_.hidden;
-  const int64_t num_bounds = 2 * (NumSources(shape_) + 1) + 2 * (shape_.num_ranks + 1);
-  const int64_t num_canaries = 1 + 2 * shape_.num_ranks;
   for (const absl::Status& status :
-       {Make(sizes_.rows * hidden, &rows_),
-        Make(sizes_.input * hidden, &input_),
-        Make(sizes_.packed * hidden, &packed_),
-        Make(sizes_.outputs * hidden, &outputs_),
-        Make(sizes_.returned * hidden, &returned_),
-        Make(sizes_.result * hidden, &result_),
-        Make(sizes_.expert_ids, &expert_ids_),
-        Make(sizes_.all_expert_ids, &all_expert_ids_),
-        Make(sizes_.pairs, &pairs_),
-        MakeFrom(ranks, stream, &rank_of_expert_),
-        MakeFrom(locals, stream, &local_of_expert_),
-        MakeFrom(host_slots_, stream, &slots_),
-        MakeFrom(before, stream, &slots_before_),
-        Make(4 * sizes_.places, &places_),
-        Make(num_bounds, &bounds_),
-        Make(num_bounds, &host_bounds_),
-        Make(kernels::cuda::ExchangeScratchSize(sizes_.scratch_items), &scratch_),
-        Make(NumLocalExperts(shape_, rank_) + 1, &offsets_),
-        Make(NumSources(shape_), &num_rows_),
-        Make(NumSources(shape_), &host_num_rows_),
-        Make(num_canaries, &canary_),
-        Make(num_canaries, &host_canary_)}) {
+       {device::CopyToDevice<int32_t>(ranks, rank_of_expert_.data(), stream),
+        device::CopyToDevice<int32_t>(locals, local_of_expert_.data(), stream),
+        device::CopyToDevice<int32_t>(host_slots_, slots_.data(), stream),
+        device::CopyToDevice<int32_t>(before, slots_before_.data(), stream)}) {
     if (!status.ok()) return status;
   }
-  return absl::OkStatus();
+  // The copies read memory of this call.
+  return stream.Synchronize();
 }
 
 void* ExchangeBuffers::address(ExchangeBuffer buffer) const {

@@ -30,6 +30,8 @@ class ExchangeBuffers {
   static absl::StatusOr<std::unique_ptr<ExchangeBuffers>> Create(const GroupShape& shape, int rank,
                                                                  int max_slot_rows,
                                                                  const device::Stream& stream);
+  // What Create takes of the device's memory, at most.
+  static uint64_t DeviceBytes(const GroupShape& shape, int rank, int max_slot_rows);
 
   const GroupShape& shape() const { return shape_; }
   int rank() const { return rank_; }
@@ -86,7 +88,14 @@ class ExchangeBuffers {
 
  private:
   ExchangeBuffers(const GroupShape& shape, int rank, int max_slot_rows);
-  absl::Status Allocate(const device::Stream& stream);
+  // Calls visit(elements, buffer) for each buffer on the device; the first error.
+  template <typename Visit>
+  absl::Status ForEachOnDevice(Visit visit);
+  absl::Status Allocate();
+  absl::Status Fill(const device::Stream& stream);
+
+  int64_t num_bounds() const;
+  int64_t num_canaries() const { return 1 + 2 * int64_t{shape_.num_ranks}; }
 
   const GroupShape shape_;
   const int rank_;

@@ -2,7 +2,9 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -179,8 +181,13 @@ absl::StatusOr<NcclFunctions> LoadNccl(const std::string& path) {
   void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const char* const why = dlerror();
-    return absl::FailedPreconditionError(
-        absl::StrCat("NCCL can't be loaded (", why != nullptr ? why : path, "): ", WhatToDo()));
+    const char* const folders = std::getenv("LD_LIBRARY_PATH");
+    return absl::FailedPreconditionError(absl::StrCat(
+        "NCCL can't be loaded (", why != nullptr ? why : path, "); it was looked for in ",
+        folders != nullptr && *folders != '\0'
+            ? absl::StrCat("LD_LIBRARY_PATH, ", folders, ", and ")
+            : "",
+        "the system's library folders: ", WhatToDo()));
   }
   NcclFunctions functions;
   if (absl::Status status = FindAll(library, path, &functions); !status.ok()) return status;

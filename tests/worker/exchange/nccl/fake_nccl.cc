@@ -196,7 +196,7 @@ absl::StatusOr<NcclId> FakeNcclApi::MakeId() {
   const Lock lock(world_->mutex_);
   if (absl::Status status = world_->Note(rank_, NcclCall::kMakeId); !status.ok()) return status;
   NcclId id;
-  const std::string text = absl::StrCat("id ", world_->num_ids_++);
+  const std::string text = absl::StrCat("unique id ", world_->num_ids_++);
   std::copy(text.begin(), text.end(), id.bytes.begin());
   world_->cliques_[text];
   return id;

@@ -194,6 +194,8 @@ TEST_F(NcclLibraryTest, ALibraryThatIsMissingOrIsAnotherIsToldWithWhatToDo) {
   const auto missing = LoadNccl("libnccl-that-is-not-here.so.2");
   EXPECT_EQ(missing.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(missing.status().ToString(), HasSubstr("libnccl-that-is-not-here.so.2"));
+  EXPECT_THAT(missing.status().ToString(), HasSubstr("looked for in"));
+  EXPECT_THAT(missing.status().ToString(), HasSubstr("the system's library folders"));
   EXPECT_THAT(missing.status().ToString(), HasSubstr("install NCCL 2.28.9 or newer"));
   const auto other = LoadNccl("libm.so.6");
   EXPECT_EQ(other.status().code(), absl::StatusCode::kFailedPrecondition);
