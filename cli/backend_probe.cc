@@ -8,7 +8,7 @@
 #include <cerrno>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -39,18 +39,33 @@ bool ReadAll(int fd, std::string* output) {
 }  // namespace
 
 absl::StatusOr<BackendProbe> ParseProbe(absl::string_view output) {
+  BackendProbe probe;
   for (absl::string_view line : absl::StrSplit(output, '\n')) {
-    BackendProbe probe;
     if (absl::ConsumePrefix(&line, "backend cuda: ")) {
-      probe.cuda = true;
-    } else if (!absl::ConsumePrefix(&line, "backend cpu: ")) {
-      continue;
+      probe = {.cuda = true, .reason = std::string(line)};
+    } else if (absl::ConsumePrefix(&line, "backend cpu: ")) {
+      return BackendProbe{.cuda = false, .reason = std::string(line)};
+    } else if (probe.cuda && absl::ConsumePrefix(&line, "gpus: ") &&
+               absl::SimpleAtoi(line, &probe.num_gpus) && probe.num_gpus > 0) {
+      return probe;
     }
-    probe.reason = std::string(line);
-    return probe;
   }
   const absl::string_view words = absl::StripAsciiWhitespace(output);
   return absl::FailedPreconditionError(words.empty() ? "moe-worker --probe said nothing" : words);
+}
+
+BackendProbe FitAuto(const BackendProbe& probe, const LayoutRequest& request) {
+  const int num_ranks = request.expert_parallel.value_or(1);
+  if (!probe.cuda || num_ranks == 1) return probe;
+  if (request.replicated_attention) {
+    return {.cuda = false, .reason = "--attention replicated is not built for GPUs"};
+  }
+  if (num_ranks > probe.num_gpus && !request.share_gpus) {
+    return {.cuda = false,
+            .reason = absl::StrCat("--expert-parallel ", num_ranks,
+                                   " needs a GPU for each rank, and there are ", probe.num_gpus)};
+  }
+  return probe;
 }
 
 absl::StatusOr<BackendProbe> ProbeBackend(const std::string& worker, const std::string& backend) {

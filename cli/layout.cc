@@ -24,6 +24,47 @@ absl::Status CheckRange(absl::string_view option, int value, int low, int high,
       "%s %d is not possible: it must be %d to %d (%s)", option, value, low, high, why));
 }
 
+std::string WhyOneRank(const LayoutRequest& request) {
+  if (!request.on_gpu) {
+    return "expert-parallel 1: the ranks of one machine share its cores and memory, so more "
+           "processes only add their exchange to each step";
+  }
+  return absl::StrCat("expert-parallel 1: one GPU of ", request.num_gpus,
+                      " holds all experts; `moe plan` compares it with more");
+}
+
+// A GPU for each rank, or what is wrong.
+absl::Status AssignGpus(const LayoutRequest& request, Layout* layout) {
+  const int num_ranks = layout->expert_parallel;
+  if (request.replicated_attention && num_ranks > 1) {
+    return absl::InvalidArgumentError(
+        "--attention replicated is not built for several GPUs: use --attention sharded, or "
+        "--backend cpu");
+  }
+  if (num_ranks > request.num_gpus) {
+    if (!request.share_gpus) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "--expert-parallel %d is not possible with --backend cuda: each rank needs a GPU of its "
+          "own, and workers see %d; use --expert-parallel %d, or --backend cpu, or, for tests "
+          "alone, --share-gpus",
+          num_ranks, request.num_gpus, request.num_gpus));
+    }
+    if (!request.kv_bytes.has_value()) {
+      return absl::InvalidArgumentError(
+          "--share-gpus needs --kv-memory: ranks that share a GPU can't each take what is left of "
+          "its memory");
+    }
+    layout->warnings.push_back(absl::StrFormat(
+        "%d ranks share %d GPUs (--share-gpus): for tests; rows go over sockets instead of NVLink, "
+        "and ranks wait for each other's kernels",
+        num_ranks, request.num_gpus));
+  }
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    layout->gpu_of_rank.push_back(rank % request.num_gpus);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<Layout> DecideLayout(const LayoutRequest& request, const Machine& machine,
@@ -36,18 +77,14 @@ absl::StatusOr<Layout> DecideLayout(const LayoutRequest& request, const Machine&
       !status.ok()) {
     return status;
   }
-  if (request.on_gpu && layout.expert_parallel > 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--expert-parallel ", layout.expert_parallel,
-        " is not possible with --backend cuda: ranks on several GPUs need the NCCL exchange, which "
-        "is not built"));
+  if (request.on_gpu) {
+    if (absl::Status status = AssignGpus(request, &layout); !status.ok()) return status;
+  } else if (request.share_gpus) {
+    return absl::InvalidArgumentError("--share-gpus has no meaning with --backend cpu");
   }
-  if (!request.expert_parallel.has_value() && !request.on_gpu) {
-    layout.reasons.push_back(
-        "expert-parallel 1: the ranks of one machine share its cores and memory, so more processes "
-        "only add their exchange to each step");
-  }
-  layout.attention_ranks = request.attention_ranks.value_or(1);
+  if (!request.expert_parallel.has_value()) layout.reasons.push_back(WhyOneRank(request));
+  layout.attention_ranks =
+      request.attention_ranks.value_or(request.on_gpu ? layout.expert_parallel : 1);
   if (absl::Status status =
           CheckRange("--attention-ranks", layout.attention_ranks, 1, layout.expert_parallel,
                      absl::StrCat("there are ", layout.expert_parallel, " ranks"));
@@ -62,9 +99,12 @@ absl::StatusOr<Layout> DecideLayout(const LayoutRequest& request, const Machine&
     }
     layout.attention_ranks = layout.expert_parallel;
   } else if (!request.attention_ranks.has_value() && layout.expert_parallel > 1) {
-    layout.reasons.push_back(
-        "attention-ranks 1: one rank with all threads computes attention as fast as several that "
-        "share them, and needs fewer messages");
+    layout.reasons.emplace_back(
+        request.on_gpu
+            ? absl::StrCat("attention-ranks ", layout.attention_ranks,
+                           ": each GPU computes attention, and its memory holds KV cache")
+            : "attention-ranks 1: one rank with all threads computes attention as fast as several "
+              "that share them, and needs fewer messages");
   }
 
   const int threads = request.threads.value_or(machine.num_cores);
@@ -93,7 +133,8 @@ absl::StatusOr<Layout> DecideLayout(const LayoutRequest& request, const Machine&
 
   if (request.on_gpu) {
     // The worker knows the GPU's memory, and refuses what does not fit.
-    layout.kv_bytes_per_owner = request.kv_bytes.value_or(0);
+    layout.kv_bytes_per_owner =
+        request.kv_bytes.value_or(0) / static_cast<uint64_t>(layout.attention_ranks);
     if (!request.kv_bytes.has_value()) {
       layout.reasons.emplace_back("KV cache: what the weights leave of the GPU's memory");
     }

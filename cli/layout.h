@@ -25,7 +25,9 @@ struct LayoutRequest {
   int max_step_tokens = 512;
   int max_context = 0;               // 0: the model's
   std::optional<uint64_t> kv_bytes;  // of all owners together; unset: what fits
-  bool on_gpu = false;               // the one rank computes on a GPU
+  bool on_gpu = false;               // ranks compute on GPUs
+  int num_gpus = 0;                  // that workers see, if on_gpu
+  bool share_gpus = false;           // ranks may outnumber GPUs: for tests
 };
 
 struct Machine {
@@ -37,8 +39,10 @@ struct Layout {
   int expert_parallel = 1;
   int attention_ranks = 1;
   int threads_per_attention_rank = 1;
-  uint64_t kv_bytes_per_owner = 0;   // 0 on a GPU: what is left of its memory
-  uint64_t kv_tokens = 0;            // over all owners; 0 if the worker decides
+  uint64_t kv_bytes_per_owner = 0;  // 0 on a GPU: what is left of its memory
+  uint64_t kv_tokens = 0;           // over all owners; 0 if the worker decides
+  std::vector<int> gpu_of_rank;     // [expert_parallel]; empty on CPUs
+  std::vector<std::string> warnings;
   std::vector<std::string> reasons;  // one sentence for each automatic choice
 };
 

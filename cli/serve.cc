@@ -20,6 +20,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "cli/backend_probe.h"
 #include "cli/child_process.h"
@@ -224,12 +225,9 @@ std::string SiblingProgram(const char* name) {
 absl::StatusOr<BackendProbe> ChooseBackend(const ServeOptions& options,
                                            const LayoutRequest& request) {
   if (options.backend == "cpu") return BackendProbe{.cuda = false, .reason = "--backend cpu"};
-  if (options.backend == "auto" && request.expert_parallel.value_or(1) > 1) {
-    return BackendProbe{
-        .cuda = false,
-        .reason = "several ranks on GPUs need the NCCL exchange, which is not built"};
-  }
-  return ProbeBackend(SiblingProgram("moe-worker"), options.backend);
+  auto probe = ProbeBackend(SiblingProgram("moe-worker"), options.backend);
+  if (!probe.ok() || options.backend != "auto") return probe;
+  return FitAuto(*probe, request);
 }
 
 }  // namespace
@@ -242,6 +240,7 @@ CLI::App* AddServe(CLI::App* app, ServeOptions* options) {
       "  moe serve ./OLMoE-1B-7B-0125-Instruct\n"
       "  moe serve models/demo --expert-parallel 64      # worker i holds expert i of every layer\n"
       "  moe serve models/demo --expert-parallel 8 --attention-ranks 2 --port 9000\n"
+      "  moe serve ./OLMoE-1B-7B-0125-Instruct --expert-parallel 8 --backend cuda\n"
       "\nThe model folder holds config.json, *.safetensors and tokenizer.json, as Hugging Face\n"
       "publishes an OLMoE checkpoint. Ctrl-C drains: running requests finish, then all processes "
       "end.");
@@ -269,11 +268,14 @@ CLI::App* AddServe(CLI::App* app, ServeOptions* options) {
                    "[all cores]")
       ->check(CLI::Range(1, 1024));
   parallel
-      ->add_option("--backend", options->backend,
-                   "What computes: 'cpu', 'cuda' (one GPU), or 'auto': the GPU where there is one "
-                   "that can be used")
+      ->add_option(
+          "--backend", options->backend,
+          "What computes: 'cpu', 'cuda' (a GPU for each rank), or 'auto': GPUs where there "
+          "are as many that can be used")
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
       ->capture_default_str();
+  parallel->add_flag("--share-gpus", options->layout.share_gpus,
+                     "For tests: let several ranks share a GPU where there are fewer");
   parallel
       ->add_option("--kernel-level", options->kernel_level,
                    "Instructions to use: auto, plain, avx2, avx512, avx512_bf16 (same output)")
@@ -337,6 +339,7 @@ int RunServe(const ServeOptions& options) {
   if (!backend.ok()) return Complain(backend.status(), kExitFailure);
   const char* const backend_name = backend->cuda ? "cuda" : "cpu";
   request.on_gpu = backend->cuda;
+  request.num_gpus = backend->num_gpus;
   std::string kernel_level = options.kernel_level;
   if (kernel_level == "auto") {
     kernel_level = std::string(kernels::CpuLevelName(kernels::DetectCpuLevel()));
@@ -383,6 +386,9 @@ int RunServe(const ServeOptions& options) {
   for (const std::string& reason : layout->reasons) {
     std::fprintf(stderr, "auto: %s\n", reason.c_str());
   }
+  for (const std::string& warning : layout->warnings) {
+    std::fprintf(stderr, "warning: %s\n", warning.c_str());
+  }
 
   auto run_dir = RunDir::Create();
   if (!run_dir.ok()) return Complain(run_dir.status(), kExitFailure);
@@ -422,6 +428,8 @@ int RunServe(const ServeOptions& options) {
   if (backend->cuda) {
     controller_args.push_back(
         absl::StrCat("--worker-arg=--gpu-memory-share=", options.gpu_memory_share));
+    controller_args.insert(controller_args.end(),
+                           {"--gpu-of-rank", absl::StrJoin(layout->gpu_of_rank, ",")});
   }
   if (!converted_path.empty()) {
     controller_args.insert(controller_args.end(), {"--weights", converted_path});

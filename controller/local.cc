@@ -19,7 +19,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "controller/coordinator/file_epoch_store.h"
-#include "controller/coordinator/placement.h"
 #include "controller/coordinator/server.h"
 #include "controller/terminal.h"
 #include "runtime/local_processes.h"
@@ -62,48 +61,6 @@ absl::StatusOr<std::string> WorkerBesideUs() {
   if (size < 0) return absl::ErrnoToStatus(errno, "cannot read /proc/self/exe");
   const std::string self(path, static_cast<size_t>(size));
   return absl::StrCat(self.substr(0, self.rfind('/')), "/moe-worker");
-}
-
-std::vector<std::string> WorkerCommand(const LocalFlags& flags, const std::string& program,
-                                       int slot, const std::string& worker_id) {
-  std::vector<std::string> command = {
-      program,
-      "--coordinator",
-      absl::StrCat("unix:", flags.run_dir, "/coordinator.sock"),
-      "--worker-id",
-      worker_id,
-      "--slot-hint",
-      absl::StrCat(slot),
-      "--model",
-      flags.model,
-      "--engine-address",
-      absl::StrCat("unix:", flags.run_dir, "/engine-", slot, ".sock"),
-      "--metrics-address",
-      "127.0.0.1:0",
-      "--kernel-level",
-      flags.kernel_level};
-  if (!flags.weights.empty()) {
-    command.insert(command.end(), {"--weights", flags.weights});
-  }
-  command.insert(command.end(), flags.worker_args.begin(), flags.worker_args.end());
-  return command;
-}
-
-coordinator::GroupOptions MakeGroupOptions(const LocalFlags& flags,
-                                           coordinator::Placement placement, int num_layers) {
-  coordinator::GroupOptions group;
-  group.placement = std::move(placement);
-  group.num_layers = num_layers;
-  group.num_attention_ranks = flags.attention_ranks;
-  group.replicated_attention = flags.attention == "replicated";
-  group.limits.set_max_sequences(flags.max_sequences);
-  group.limits.set_max_step_tokens(flags.max_step_tokens);
-  group.limits.set_max_queue(flags.max_queue);
-  group.limits.set_kv_bytes(flags.kv_bytes);
-  group.limits.set_max_context(flags.max_context);
-  group.limits.set_attention_threads(flags.threads);
-  group.limits.set_step_deadline_seconds(flags.step_deadline);
-  return group;
 }
 
 // The phase that main waits for, told by the loop thread.
@@ -160,9 +117,8 @@ void LogTo(Terminal* terminal, bool verbose) {
 int Lead(LocalFlags flags, int signal_fd, Terminal* terminal) {
   absl::StatusOr<model::ModelFiles> model = model::ReadModelFiles(flags.model);
   if (!model.ok()) return Complain(model.status());
-  absl::StatusOr<coordinator::Placement> placement =
-      coordinator::PlaceInBlocks(model->config.num_experts, flags.expert_parallel);
-  if (!placement.ok()) return Complain(placement.status());
+  auto group = MakeLocalGroup(flags, model->config.num_experts, model->config.num_layers);
+  if (!group.ok()) return Complain(group.status());
   if (absl::Status status = PrepareRunDir(flags.run_dir); !status.ok()) return Complain(status);
   if (flags.term_file.empty()) flags.term_file = flags.run_dir + "/term";
   auto store = coordinator::FileEpochStore::Open(flags.term_file);
@@ -176,7 +132,7 @@ int Lead(LocalFlags flags, int signal_fd, Terminal* terminal) {
 
   runtime::LocalProcessesOptions process_options;
   process_options.command = [&flags, program](int slot, const std::string& worker_id) {
-    return WorkerCommand(flags, program, slot, worker_id);
+    return LocalWorkerCommand(flags, program, slot, worker_id);
   };
   process_options.show_line = [terminal](std::string_view line) { terminal->Line(line); };
   process_options.verbose = flags.verbose;
@@ -189,13 +145,13 @@ int Lead(LocalFlags flags, int signal_fd, Terminal* terminal) {
   auto server = coordinator::CoordinatorServer::Start(std::move(options));
   if (!server.ok()) return Complain(server.status());
   // The one group of this machine has no name, nor has its deployment.
-  absl::Status status = (*server)->AddGroup(
-      "", MakeGroupOptions(flags, *std::move(placement), model->config.num_layers),
-      *std::move(store), processes->get(),
-      [&outcome, terminal](const coordinator::v1::GroupState& state) {
-        terminal->Progress(ProgressLine(state));
-        if (state.phase() == coordinator::v1::GroupState::FAILED) outcome.Fail(state.reason());
-      });
+  absl::Status status =
+      (*server)->AddGroup("", *std::move(group), *std::move(store), processes->get(),
+                          [&outcome, terminal](const coordinator::v1::GroupState& state) {
+                            terminal->Progress(ProgressLine(state));
+                            if (state.phase() == coordinator::v1::GroupState::FAILED)
+                              outcome.Fail(state.reason());
+                          });
   if (!status.ok()) return Complain(status);
   (*server)->ShowDeployment("");
 
@@ -260,6 +216,10 @@ CLI::App* AddLocal(CLI::App* parent, LocalFlags* flags) {
       ->capture_default_str();
   app->add_option("--term-file", flags->term_file,
                   "Keeps term and epoch over restarts; default: RUN_DIR/term");
+  app->add_option("--gpu-of-rank", flags->gpu_of_rank,
+                  "GPU of each worker, by number, as 0,1,2,3; none: they compute on CPUs")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1023));
   app->add_option("--worker-arg", flags->worker_args, "One more argument for every worker");
   app->add_flag("--verbose", flags->verbose, "Show all that the workers log");
   return app;

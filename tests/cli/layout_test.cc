@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -80,6 +81,7 @@ TEST(LayoutTest, AnImpossibleRequestNamesTheOptionAndWhatIsAllowed) {
 TEST(LayoutTest, OnAGpuTheWorkerDividesTheMemory) {
   LayoutRequest request;
   request.on_gpu = true;
+  request.num_gpus = 1;
   // The machine's memory is not asked for: the weights go through it to the GPU.
   const Machine small{.num_cores = 2, .available_bytes = kGiB};
   const auto layout = DecideLayout(request, small, Olmoe(), kWeightBytes);
@@ -89,10 +91,76 @@ TEST(LayoutTest, OnAGpuTheWorkerDividesTheMemory) {
   EXPECT_THAT(layout->reasons, ::testing::Contains(HasSubstr("what the weights leave")));
   request.kv_bytes = 5 * kGiB;
   EXPECT_EQ(DecideLayout(request, small, Olmoe(), kWeightBytes)->kv_bytes_per_owner, 5 * kGiB);
-  request.expert_parallel = 2;
-  const auto wide = DecideLayout(request, small, Olmoe(), kWeightBytes);
-  EXPECT_EQ(wide.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(wide.status().message()), HasSubstr("NCCL"));
+  // Of all ranks together.
+  request.num_gpus = 4;
+  request.expert_parallel = 4;
+  request.attention_ranks = 2;
+  EXPECT_EQ(DecideLayout(request, small, Olmoe(), kWeightBytes)->kv_bytes_per_owner, 5 * kGiB / 2);
+}
+
+TEST(LayoutTest, EachRankHasAGpuAndComputesAttentionThere) {
+  struct Row {
+    std::optional<int> expert_parallel;
+    int num_gpus;
+    bool share;
+    std::vector<int> gpu_of_rank;
+    int attention_ranks;
+  };
+  for (const Row& row : {Row{std::nullopt, 1, false, {0}, 1}, Row{std::nullopt, 8, false, {0}, 1},
+                         Row{1, 2, false, {0}, 1}, Row{2, 2, false, {0, 1}, 2},
+                         Row{4, 8, false, {0, 1, 2, 3}, 4}, Row{2, 2, true, {0, 1}, 2},
+                         Row{2, 1, true, {0, 0}, 2}, Row{5, 2, true, {0, 1, 0, 1, 0}, 5}}) {
+    SCOPED_TRACE(testing::Message()
+                 << row.expert_parallel.value_or(0) << " ranks, " << row.num_gpus << " GPUs");
+    LayoutRequest request;
+    request.on_gpu = true;
+    request.expert_parallel = row.expert_parallel;
+    request.num_gpus = row.num_gpus;
+    request.share_gpus = row.share;
+    request.kv_bytes = kGiB;
+    const auto layout = DecideLayout(request, kMachine, Olmoe(), kWeightBytes);
+    ASSERT_TRUE(layout.ok()) << layout.status();
+    EXPECT_EQ(layout->gpu_of_rank, row.gpu_of_rank);
+    EXPECT_EQ(layout->attention_ranks, row.attention_ranks);
+    // Sharing is said loudly, and only where it happens.
+    const bool shares = layout->expert_parallel > row.num_gpus;
+    ASSERT_EQ(layout->warnings.size(), shares ? 1U : 0U);
+    if (shares) {
+      EXPECT_THAT(layout->warnings[0], HasSubstr("--share-gpus"));
+    }
+  }
+  const auto cpu = DecideLayout({}, kMachine, Olmoe(), kWeightBytes);
+  ASSERT_TRUE(cpu.ok());
+  EXPECT_TRUE(cpu->gpu_of_rank.empty());
+}
+
+TEST(LayoutTest, WhatGpusCantDoIsRefusedWithWhatToDo) {
+  LayoutRequest gpus;
+  gpus.on_gpu = true;
+  gpus.num_gpus = 2;
+  gpus.expert_parallel = 4;
+  LayoutRequest no_memory = gpus;
+  no_memory.share_gpus = true;
+  LayoutRequest replicated = gpus;
+  replicated.expert_parallel = 2;
+  replicated.replicated_attention = true;
+  LayoutRequest cpus;
+  cpus.share_gpus = true;
+  struct Row {
+    LayoutRequest request;
+    const char* message;
+  };
+  for (const Row& row :
+       {Row{gpus,
+            "--expert-parallel 4 is not possible with --backend cuda: each rank needs a GPU of its "
+            "own, and workers see 2; use --expert-parallel 2"},
+        Row{no_memory, "--share-gpus needs --kv-memory"},
+        Row{replicated, "--attention replicated is not built for several GPUs"},
+        Row{cpus, "--share-gpus has no meaning with --backend cpu"}}) {
+    const auto layout = DecideLayout(row.request, kMachine, Olmoe(), kWeightBytes);
+    EXPECT_EQ(layout.status().code(), absl::StatusCode::kInvalidArgument) << row.message;
+    EXPECT_THAT(std::string(layout.status().message()), HasSubstr(row.message));
+  }
 }
 
 TEST(LayoutTest, AMachineThatIsTooSmallIsToldWhatTheWeightsTake) {
