@@ -57,9 +57,6 @@ absl::StatusOr<BackendProbe> ParseProbe(absl::string_view output) {
 BackendProbe FitAuto(const BackendProbe& probe, const LayoutRequest& request) {
   const int num_ranks = request.expert_parallel.value_or(1);
   if (!probe.cuda || num_ranks == 1) return probe;
-  if (request.replicated_attention) {
-    return {.cuda = false, .reason = "--attention replicated is not built for GPUs"};
-  }
   if (num_ranks > probe.num_gpus && !request.share_gpus) {
     return {.cuda = false,
             .reason = absl::StrCat("--expert-parallel ", num_ranks,

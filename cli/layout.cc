@@ -36,11 +36,6 @@ std::string WhyOneRank(const LayoutRequest& request) {
 // A GPU for each rank, or what is wrong.
 absl::Status AssignGpus(const LayoutRequest& request, Layout* layout) {
   const int num_ranks = layout->expert_parallel;
-  if (request.replicated_attention && num_ranks > 1) {
-    return absl::InvalidArgumentError(
-        "--attention replicated is not built for several GPUs: use --attention sharded, or "
-        "--backend cpu");
-  }
   if (num_ranks > request.num_gpus) {
     if (!request.share_gpus) {
       return absl::InvalidArgumentError(absl::StrFormat(
@@ -133,8 +128,9 @@ absl::StatusOr<Layout> DecideLayout(const LayoutRequest& request, const Machine&
 
   if (request.on_gpu) {
     // The worker knows the GPU's memory, and refuses what does not fit.
-    layout.kv_bytes_per_owner =
-        request.kv_bytes.value_or(0) / static_cast<uint64_t>(layout.attention_ranks);
+    // Replicated ranks each hold every sequence.
+    const int num_shards = request.replicated_attention ? 1 : layout.attention_ranks;
+    layout.kv_bytes_per_owner = request.kv_bytes.value_or(0) / static_cast<uint64_t>(num_shards);
     if (!request.kv_bytes.has_value()) {
       layout.reasons.emplace_back("KV cache: what the weights leave of the GPU's memory");
     }

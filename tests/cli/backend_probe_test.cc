@@ -54,7 +54,7 @@ TEST(FitAutoTest, GpusAreTakenWhereThereAreAsManyAsTheRunNeeds) {
                         {"too few", true, 2, 4, false, false, false,
                          "needs a GPU for each rank, and there are 2"},
                         {"too few, shared", true, 2, 4, false, true, true, "as probed"},
-                        {"replicated", true, 4, 4, true, false, false, "--attention replicated"}}) {
+                        {"replicated", true, 4, 4, true, false, true, "as probed"}}) {
     SCOPED_TRACE(row.what);
     LayoutRequest request;
     request.expert_parallel = row.expert_parallel;

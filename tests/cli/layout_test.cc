@@ -96,6 +96,9 @@ TEST(LayoutTest, OnAGpuTheWorkerDividesTheMemory) {
   request.expert_parallel = 4;
   request.attention_ranks = 2;
   EXPECT_EQ(DecideLayout(request, small, Olmoe(), kWeightBytes)->kv_bytes_per_owner, 5 * kGiB / 2);
+  request.attention_ranks = std::nullopt;
+  request.replicated_attention = true;
+  EXPECT_EQ(DecideLayout(request, small, Olmoe(), kWeightBytes)->kv_bytes_per_owner, 5 * kGiB);
 }
 
 TEST(LayoutTest, EachRankHasAGpuAndComputesAttentionThere) {
@@ -141,9 +144,6 @@ TEST(LayoutTest, WhatGpusCantDoIsRefusedWithWhatToDo) {
   gpus.expert_parallel = 4;
   LayoutRequest no_memory = gpus;
   no_memory.share_gpus = true;
-  LayoutRequest replicated = gpus;
-  replicated.expert_parallel = 2;
-  replicated.replicated_attention = true;
   LayoutRequest cpus;
   cpus.share_gpus = true;
   struct Row {
@@ -155,7 +155,6 @@ TEST(LayoutTest, WhatGpusCantDoIsRefusedWithWhatToDo) {
             "--expert-parallel 4 is not possible with --backend cuda: each rank needs a GPU of its "
             "own, and workers see 2; use --expert-parallel 2"},
         Row{no_memory, "--share-gpus needs --kv-memory"},
-        Row{replicated, "--attention replicated is not built for several GPUs"},
         Row{cpus, "--share-gpus has no meaning with --backend cpu"}}) {
     const auto layout = DecideLayout(row.request, kMachine, Olmoe(), kWeightBytes);
     EXPECT_EQ(layout.status().code(), absl::StatusCode::kInvalidArgument) << row.message;

@@ -86,6 +86,22 @@ TEST_F(CudaGroupTest, EveryWidthAndEveryWayOfRowsGivesWhatOneGpuGives) {
   }
 }
 
+TEST_F(CudaGroupTest, ReplicatedAttentionGivesWhatOneGpuGives) {
+  for (const int num_ranks : {2, 3}) {
+    for (const bool exact : {false, true}) {
+      SCOPED_TRACE(std::to_string(num_ranks) + " ranks" + (exact ? ", exact" : ", slots"));
+      FakeNcclGroup nccl(num_ranks, Only(exact));
+      GroupOptions options = Options(num_ranks, num_ranks, &nccl);
+      options.replicated = true;
+      InProcessGroup group(checkpoint_.get(), options);
+      const absl::Status started = group.StartEpoch();
+      ASSERT_TRUE(started.ok()) << started;
+      ExpectSame(Collect(&group, SubmitAll(&group, requests_)), baseline_, "over NCCL");
+      EXPECT_GT(nccl.num_bytes_received(), 0);
+    }
+  }
+}
+
 TEST_F(CudaGroupTest, ALostOwnerAndALostHolderOfExpertsChangeNothing) {
   for (const int lost : {1, 2}) {
     SCOPED_TRACE("rank " + std::to_string(lost) + " is lost");

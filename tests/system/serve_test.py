@@ -123,7 +123,7 @@ class ServeTest(unittest.TestCase):
                 got = [completion(api, question, max_tokens=30) for question in QUESTIONS]
                 want = want or got
                 self.assertEqual(got, want, args)
-                # Said with a reason wherever these tests run: there is no GPU, or several ranks.
+                # Said with a reason wherever these tests run: their worker is built without CUDA.
                 self.assertIn("auto: backend cpu: ", served.text())
 
     def test_a_killed_rank_costs_no_token_whatever_its_part(self):
@@ -244,6 +244,8 @@ class ServeTest(unittest.TestCase):
                 (["serve", DEMO, "--expert-parallel", "many"], "neither a number nor 'auto'"),
                 (["serve", DEMO, "--kv-memory", "lots"], "not an amount of memory"),
                 (["serve", DEMO, "--backend", "cuda"], "--backend cuda: this moe-worker was built without CUDA"),
+                (["serve", DEMO, "--backend", "cpu", "--share-gpus"],
+                 "--share-gpus has no meaning with --backend cpu"),
                 (["serve", DEMO, "--backend", "rocm"], "rocm"),
                 (["serve", DEMO, "--port", str(taken.getsockname()[1])], "Address already in use"),
                 (["serve"], "model is required"),

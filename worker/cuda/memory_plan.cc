@@ -33,9 +33,9 @@ MemoryPlan FixedParts(const model::ModelConfig& config, const RankNeeds& needs) 
   MemoryPlan plan;
   if (needs.attention) plan.attention_weight_bytes = WeightBytes(config, 0, true);
   plan.expert_weight_bytes = WeightBytes(config, needs.num_local_experts, false);
-  const RankSizes sizes =
-      SizesFor(config, needs.max_rows, needs.max_positions,
-               MaxPairs(config, needs.num_local_experts, needs.max_rows, needs.num_ranks));
+  const RankSizes sizes = SizesFor(config, needs.max_rows, needs.max_positions,
+                                   MaxPairs(config, needs.num_local_experts, needs.max_rows,
+                                            NumSources(needs.num_ranks, needs.replicated)));
   Bump working;
   if (needs.attention) {
     LayOutDecoder(config, sizes, &working);
@@ -95,8 +95,9 @@ std::string WhatWouldFit(const model::ModelConfig& config, const RankNeeds& need
 
 }  // namespace
 
-int MaxPairs(const model::ModelConfig& config, int num_local_experts, int max_rows, int num_ranks) {
-  return max_rows * std::min(config.top_k, num_local_experts) * num_ranks;
+int MaxPairs(const model::ModelConfig& config, int num_local_experts, int max_rows,
+             int num_sources) {
+  return max_rows * std::min(config.top_k, num_local_experts) * num_sources;
 }
 
 absl::Status CheckModel(const model::ModelConfig& config) {

@@ -17,6 +17,7 @@ struct RankNeeds {
   int num_local_experts = 0;
   bool attention = true;
   int num_ranks = 1;
+  bool replicated = false;      // every rank has all rows
   int max_rows = 512;           // of one owner in one step
   int max_positions = 0;        // longest sequence
   uint64_t kv_bytes = 0;        // 0: what is left
@@ -48,9 +49,12 @@ struct MemoryPlan {
 // What the kernels can't run, whatever the GPU: InvalidArgument names the field.
 absl::Status CheckModel(const model::ModelConfig& config);
 
-// (row, expert) pairs of one layer that may come to one rank: every row of every rank chooses as
-// many of its experts as it can.
-int MaxPairs(const model::ModelConfig& config, int num_local_experts, int max_rows, int num_ranks);
+// (row, expert) pairs of one layer that may come to one rank: every row of every source, a rank
+// whose rows are its own, chooses as many of the rank's experts as it can.
+int MaxPairs(const model::ModelConfig& config, int num_local_experts, int max_rows,
+             int num_sources);
+// 1 where attention is replicated, since one rank's rows are all.
+inline int NumSources(int num_ranks, bool replicated) { return replicated ? 1 : num_ranks; }
 
 // ResourceExhausted says what is needed by part, what there is, and what would fit: a shorter
 // context, smaller steps, or more GPUs that share the experts. The KV cache holds at least one

@@ -19,9 +19,9 @@ int MaxPositions(const model::ModelConfig& config, const model::RankSpec& spec) 
 }
 
 RankSizes SizesOf(const model::ModelConfig& config, const model::RankSpec& spec) {
-  return SizesFor(
-      config, spec.max_rows, MaxPositions(config, spec),
-      MaxPairs(config, static_cast<int>(spec.experts.size()), spec.max_rows, spec.num_ranks));
+  return SizesFor(config, spec.max_rows, MaxPositions(config, spec),
+                  MaxPairs(config, static_cast<int>(spec.experts.size()), spec.max_rows,
+                           NumSources(spec.num_ranks, spec.replicated)));
 }
 
 }  // namespace
@@ -33,10 +33,6 @@ absl::StatusOr<std::unique_ptr<CudaRank>> CudaRank::Create(
   const model::ModelConfig& config = checkpoint.config();
   absl::Status status = CheckModel(config);
   if (!status.ok()) return status;
-  if (spec.replicated && spec.num_ranks > 1) {
-    return absl::UnimplementedError(
-        "replicated attention is not built for GPUs: use --attention sharded");
-  }
   auto stream = device::Stream::Create();
   if (!stream.ok()) return stream.status();
   const auto free = device::QueryMemory();
@@ -49,6 +45,7 @@ absl::StatusOr<std::unique_ptr<CudaRank>> CudaRank::Create(
                                {.num_local_experts = static_cast<int>(spec.experts.size()),
                                 .attention = spec.attention,
                                 .num_ranks = spec.num_ranks,
+                                .replicated = spec.replicated,
                                 .max_rows = spec.max_rows,
                                 .max_positions = MaxPositions(config, spec),
                                 .kv_bytes = spec.kv_bytes,

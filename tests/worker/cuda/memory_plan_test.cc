@@ -62,6 +62,19 @@ TEST(MemoryPlanTest, ACacheThatIsAskedForIsThatLarge) {
   EXPECT_EQ(static_cast<uint64_t>(plan->num_kv_blocks), 5 * kGiB / model::KvBlockBytes(Olmoe()));
 }
 
+TEST(MemoryPlanTest, ReplicatedRowsAreThoseOfOneRank) {
+  RankNeeds needs = Whole();
+  needs.num_local_experts = 8;
+  needs.num_ranks = 8;
+  const auto sharded = PlanMemory(Olmoe(), needs, Memory(80 * kGiB, 79 * kGiB));
+  needs.replicated = true;
+  const auto replicated = PlanMemory(Olmoe(), needs, Memory(80 * kGiB, 79 * kGiB));
+  ASSERT_TRUE(sharded.ok()) << sharded.status();
+  ASSERT_TRUE(replicated.ok()) << replicated.status();
+  // The rows of seven others, gated: [512 rows x 8 experts, 1024] bf16 each.
+  EXPECT_EQ(sharded->working_bytes - replicated->working_bytes, 7u * 512 * 8 * 1024 * 2);
+}
+
 TEST(MemoryPlanTest, ARankOfExpertsAloneHasNoCache) {
   RankNeeds needs = {.num_local_experts = 1,
                      .attention = false,

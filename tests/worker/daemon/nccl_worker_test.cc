@@ -245,9 +245,16 @@ TEST_F(NcclWorkerTest, AMissingLibraryEndsTheGroupWithItsWordsBeforeAnythingIsLo
   EXPECT_EQ(emulator::Counts().num_device_allocations, allocations);
 }
 
-TEST_F(NcclWorkerTest, ReplicatedAttentionIsRefusedWithWhatToDo) {
+TEST_F(NcclWorkerTest, ReplicatedAttentionAnswersAsOneGpuDoesAndAfterALossToo) {
+  const std::vector<testing::Request> requests = MakeRequests(/*max_tokens=*/8);
   Start(2, 2, /*replicated=*/true);
-  EXPECT_THAT(WaitFailed().reason(), HasSubstr("use --attention sharded"));
+  const GroupState state = WaitActive();
+  Client client(state.leader_address());
+  client.Submit(requests);
+  client.Read([](int num_tokens) { return num_tokens >= 5; });
+  workers_->EndSlot(1);
+  WaitActive(state.epoch());
+  testing::ExpectSame(client.ReadAll(), Expected(requests), "with replicated attention");
 }
 
 TEST_F(NcclWorkerTest, WorkersThatConnectForEverLeaveTheEpochWhenItIsAborted) {
