@@ -304,6 +304,12 @@ std::optional<ApiError> ApiServer::BuildJob(Route route, const httplib::Request&
 
 void ApiServer::AnswerPost(const httplib::Request& request, httplib::Response& response,
                            const httplib::ContentReader& reader) {
+  // The whole body is here. What a handler returns is written, or begun, after it.
+  const absl::Cleanup let_proxy_finish = [this, &request, received = absl::Now()] {
+    if (request.has_header("X-Forwarded-For")) {
+      absl::SleepFor(received + options_.proxied_answer_delay - absl::Now());
+    }
+  };
   const auto answer = std::make_shared<Answer>(num_active_);
   if (draining_.load()) {
     SetError(Unavailable("The server is shutting down."), response);

@@ -43,6 +43,10 @@ struct ApiServerOptions {
   // How long a completion waits for the first engine of this gateway's life. Later, the engine's
   // absence is the Generator's matter.
   absl::Duration hold = absl::ZeroDuration();
+  // A POST that a proxy forwarded (X-Forwarded-For) is answered no sooner than this after its last
+  // byte: a proxy on Go's net/http that meets an answer on its way to the end of the request's body
+  // cuts it (golang/go#40747). Less than the first token of a model that is worth a proxy takes.
+  absl::Duration proxied_answer_delay = absl::Milliseconds(25);
   std::string version;
 };
 

@@ -162,6 +162,23 @@ TEST_F(HttpFaultsTest, AddressesThatTheClientClaimsChangeNothing) {
             200);
 }
 
+TEST_F(HttpFaultsTest, AProxyThatIsStillSendingIsNotOvertakenByItsAnswer) {
+  options_.proxied_answer_delay = absl::Milliseconds(300);
+  Start();
+  for (const char* body : {kGoodBody, R"({"prompt": "hi", "stream": true})", "no JSON"}) {
+    const absl::Time start = absl::Now();
+    const int status = StatusOf(Complete(body, "X-Forwarded-For: 10.0.0.1\r\n"));
+    EXPECT_EQ(status, body[0] == '{' ? 200 : 400);
+    EXPECT_GE(absl::Now() - start, options_.proxied_answer_delay) << body;
+  }
+}
+
+TEST_F(HttpFaultsTest, AClientWithoutAProxyWaitsForNoOther) {
+  options_.proxied_answer_delay = absl::Hours(1);
+  Start();
+  EXPECT_EQ(StatusOf(Complete(kGoodBody)), 200);
+}
+
 TEST_F(HttpFaultsTest, SlowSocketsDoNotHoldUpOthers) {
   StartAndAnswerOnce();
   std::vector<RawClient> slow;
