@@ -24,8 +24,8 @@ absl::StatusOr<coordinator::GroupOptions> MakeGroupOptions(const api::RevisionSt
   group.num_layers = revision.num_layers;
   group.num_attention_ranks = revision.attention_ranks;
   group.replicated_attention = revision.replicated_attention;
-  group.exchange = revision.backend == api::Backend::kCuda ? coordinator::v1::EXCHANGE_NCCL
-                                                           : coordinator::v1::EXCHANGE_TCP;
+  group.exchange = coordinator::v1::EXCHANGE_TCP;
+  if (revision.backend == api::Backend::kCuda) coordinator::ExchangeBetweenGpus(&group);
   const api::EngineSpec& engine = revision.engine;
   const auto count = [](int value) { return static_cast<uint32_t>(std::max(value, 0)); };
   group.limits.set_max_sequences(count(engine.max_sequences));

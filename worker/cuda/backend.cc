@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "device/status.h"
 #include "worker/cuda/rank.h"
 
 namespace moe::cuda {
@@ -44,5 +45,7 @@ absl::StatusOr<std::unique_ptr<model::RankModel>> CudaBackend::Load(
   if (!status.ok()) return status;
   return CudaRank::Create(checkpoint, spec, options_, device_, times, progress);
 }
+
+bool CudaBackend::IsLost(const absl::Status& status) const { return device::IsDeviceLost(status); }
 
 }  // namespace moe::cuda

@@ -37,6 +37,7 @@ class CudaBackend : public model::Backend {
   const device::DeviceInfo& device() const { return device_; }
   std::string numerics_id() const override { return CudaNumericsId(device_); }
   bool on_device() const override { return true; }
+  bool IsLost(const absl::Status& status) const override;
   // Makes the GPU the calling thread's. The rank allocates all of its memory now.
   absl::StatusOr<std::unique_ptr<model::RankModel>> Load(
       const model::Checkpoint& checkpoint, const model::RankSpec& spec, model::StepTimes* times,

@@ -5,7 +5,6 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "device/status.h"
 #include "worker/cuda/layer_loop.h"
 #include "worker/cuda/weight_loader.h"
 #include "worker/model/forward.h"
@@ -164,7 +163,5 @@ absl::StatusOr<std::unique_ptr<model::LayerLoop>> CudaRank::MakeLayers(
                              .num_layers = checkpoint_.config().num_layers,
                              .graphs = graphs_ && is_local});
 }
-
-bool CudaRank::IsLost(const absl::Status& status) const { return device::IsDeviceLost(status); }
 
 }  // namespace moe::cuda

@@ -40,7 +40,6 @@ class CudaRank : public model::RankModel {
   exchange::DeviceExperts* device_experts() override { return experts_.get(); }
   absl::StatusOr<std::unique_ptr<model::LayerLoop>> MakeLayers(
       const model::RankExchange& exchange) override;
-  bool IsLost(const absl::Status& status) const override;
 
   // Where all of this rank's work is enqueued: an exchange between GPUs is made with it.
   const device::Stream& stream() const { return stream_; }

@@ -25,6 +25,7 @@
 #include "identity/enrollment.h"
 #include "identity/worker_id.h"
 #include "kernels/context.h"
+#include "runtime/exit_codes.h"
 #include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 #include "telemetry/status_server.h"
@@ -341,7 +342,9 @@ int Run(const Flags& flags, int stop_fd) {
   (*membership)->Stop(absl::Seconds(2));
   // Its engine thread may still tell the membership something.
   worker.reset();
-  return outcome.ok() ? 0 : Fail(outcome);
+  if (outcome.ok()) return 0;
+  Fail(outcome);
+  return backend->IsLost(outcome) ? moe::runtime::kGpuLostExitCode : 1;
 }
 
 }  // namespace

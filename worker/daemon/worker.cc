@@ -328,7 +328,7 @@ void Worker::DropGroup() {
 }
 
 void Worker::EpochFailed(uint64_t epoch, const absl::Status& status, int suspect) {
-  const bool lost = loaded_->model->IsLost(status);
+  const bool lost = options_.backend->IsLost(status);
   if (!absl::IsAborted(status)) {
     membership_->SendEpochFailed(epoch, std::string(status.message()),
                                  lost ? loaded_->slot : suspect);

@@ -64,10 +64,6 @@ class RankModel {
   // its own needs no exchange. FailedPrecondition for a kind of exchange that this backend does not
   // have.
   virtual absl::StatusOr<std::unique_ptr<LayerLoop>> MakeLayers(const RankExchange& exchange) = 0;
-
-  // Whether `status`, which came from a step, means that nothing can be computed in this process
-  // any more.
-  virtual bool IsLost(const absl::Status& status) const = 0;
 };
 
 class Backend {
@@ -78,6 +74,9 @@ class Backend {
   virtual std::string numerics_id() const = 0;
   // Whether rows and experts lie in the memory of a GPU, so that ranks exchange between GPUs.
   virtual bool on_device() const = 0;
+  // Whether `status`, which came from loading or from a step, means that the device is lost:
+  // nothing can be computed in this process any more.
+  virtual bool IsLost(const absl::Status& status) const = 0;
 
   // Loads the rank's tensors. `checkpoint` must outlive the rank, and so must `times`, which may be
   // null. ResourceExhausted says how much memory is needed; InvalidArgument and FailedPrecondition

@@ -64,8 +64,6 @@ class CpuRank : public RankModel {
     return std::make_unique<HostLayerLoop>(decoder_.get(), exchange.host, times_);
   }
 
-  bool IsLost(const absl::Status&) const override { return false; }
-
  private:
   const LoadReport report_;
   StepTimes* const times_;

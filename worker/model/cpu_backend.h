@@ -26,6 +26,7 @@ class CpuBackend : public Backend {
 
   std::string numerics_id() const override;
   bool on_device() const override { return false; }
+  bool IsLost(const absl::Status&) const override { return false; }
   absl::StatusOr<std::unique_ptr<RankModel>> Load(const Checkpoint& checkpoint,
                                                   const RankSpec& spec, StepTimes* times,
                                                   const Checkpoint::Progress& progress) override;

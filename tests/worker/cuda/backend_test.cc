@@ -164,13 +164,13 @@ TEST_F(CudaFaultTest, AGpuThatIsLostAtAnyCallOfAStepIsTold) {
       emulator::FailAfter(call, cudaErrorIllegalAddress, /*sticky=*/true);
       const auto step = Step();
       ASSERT_FALSE(step.ok());
-      EXPECT_TRUE(rank_->IsLost(step.status())) << step.status();
+      EXPECT_TRUE(backend_->IsLost(step.status())) << step.status();
       EXPECT_THAT(Message(step.status()), HasSubstr("has to be started again"));
       emulator::Heal();
     }
   }
-  EXPECT_FALSE(rank_->IsLost(absl::OkStatus()));
-  EXPECT_FALSE(rank_->IsLost(absl::DataLossError("a file was cut")));
+  EXPECT_FALSE(backend_->IsLost(absl::OkStatus()));
+  EXPECT_FALSE(backend_->IsLost(absl::DataLossError("a file was cut")));
 }
 
 TEST_F(CudaFaultTest, AfterACallThatWasRefusedTheNextEpochHasTheSameBits) {
@@ -187,7 +187,7 @@ TEST_F(CudaFaultTest, AfterACallThatWasRefusedTheNextEpochHasTheSameBits) {
       emulator::FailAfter(call, cudaErrorInvalidConfiguration, /*sticky=*/false);
       const auto step = Step();
       ASSERT_FALSE(step.ok());
-      EXPECT_FALSE(rank_->IsLost(step.status()));
+      EXPECT_FALSE(backend_->IsLost(step.status()));
       emulator::Heal();
       StartEpoch();
       const auto again = Step();
