@@ -56,11 +56,7 @@ double RateAt(const Scenario& scenario, const Layout& layout, Axis axis, double 
   const Scenario moved = At(scenario, axis, value);
   const double all = axis == Axis::kBatch ? value : batch;
   const double sequences = std::ceil(all / layout.data);
-  if (sequences >
-      static_cast<double>(MaxSequences(moved.model, layout, moved.assumptions,
-                                       moved.device.memory_bytes, moved.full_context()))) {
-    return 0;
-  }
+  if (sequences > static_cast<double>(SequencesThatFit(moved, layout))) return 0;
   // The groups' shares are rounded up, the rate is of the sequences that there are.
   return all / ForwardSecondsAt(moved, layout, sequences);
 }

@@ -40,15 +40,15 @@ Traffic Forwarded(const ExchangeShape& shape, double row_bytes) {
           .network_bytes = shape.rows_per_owner * on_nodes * row_bytes * (nodes - 1) / nodes};
 }
 
-PhaseTime Time(const Traffic& traffic, double latency, double node_latency, const Network& network,
-               double node_link_bytes_per_second) {
+PhaseTime Time(const Traffic& traffic, double latency, double node_latency, double owners,
+               const Network& network, double node_link_bytes_per_second) {
   const ExchangeLibrary& library = network.library;
   PhaseTime time;
   time.latency_seconds = traffic.network_bytes > 0 ? latency : node_latency;
   time.node_seconds =
-      traffic.node_bytes / (node_link_bytes_per_second * library.node_link_efficiency);
+      owners * traffic.node_bytes / (node_link_bytes_per_second * library.node_link_efficiency);
   time.network_seconds =
-      traffic.network_bytes / (network.link_bytes_per_second * library.link_efficiency);
+      owners * traffic.network_bytes / (network.link_bytes_per_second * library.link_efficiency);
   return time;
 }
 
@@ -79,6 +79,15 @@ double BytesPerGpu(Exchange exchange, int num_ranks, int num_experts, int top_k,
                  std::min<double>(top_k, std::max(1, num_experts / num_ranks)) * row_bytes;
   }
   return 0;
+}
+
+double MessagesPerOwner(const ExchangeShape& shape) {
+  const double ranks = shape.num_ranks;
+  const double reached_by_one =
+      ExpectedDistinctRanks(shape.num_experts, shape.top_k, shape.num_ranks);
+  const double reached =
+      ranks * (1 - std::pow(1 - reached_by_one / ranks, std::max(shape.rows_per_owner, 1.0)));
+  return reached * (ranks - 1) / ranks;
 }
 
 ExchangeTime TimeOfExchange(Exchange exchange, const ExchangeShape& shape, const Network& network,
@@ -127,10 +136,17 @@ ExchangeTime TimeOfExchange(Exchange exchange, const ExchangeShape& shape, const
   if (has_dispatch) {
     time.dispatch =
         Time(dispatch, library.dispatch_latency_seconds, library.node_dispatch_latency_seconds,
-             network, node_link_bytes_per_second);
+             shape.owners_at_once, network, node_link_bytes_per_second);
+    time.dispatch.latency_seconds +=
+        shape.owners_at_once * MessagesPerOwner(shape) * library.node_message_seconds;
   }
-  time.combine = Time(combine, library.combine_latency_seconds,
-                      library.node_combine_latency_seconds, network, node_link_bytes_per_second);
+  time.combine =
+      Time(combine, library.combine_latency_seconds, library.node_combine_latency_seconds,
+           shape.owners_at_once, network, node_link_bytes_per_second);
+  // Without a dispatch every rank has a message for all others: it has arrived.
+  if (!has_dispatch) {
+    time.combine.latency_seconds += shape.num_ranks * library.node_message_seconds;
+  }
   return time;
 }
 

@@ -32,6 +32,8 @@ struct ExchangeShape {
   double rows_per_owner = 0;  // of the busiest; T for replicated attention
   double dispatch_row_bytes = 0;
   double combine_row_bytes = 0;
+  // Owners whose traffic adds up because they share a machine's cores; 1: each has its own links.
+  double owners_at_once = 1;
 };
 
 struct PhaseTime {
@@ -47,6 +49,9 @@ struct ExchangeTime {
   PhaseTime dispatch = {};
   PhaseTime combine = {};
 };
+
+// Messages from one owner to other ranks in one layer: ranks that its rows go to, itself left out.
+double MessagesPerOwner(const ExchangeShape& shape);
 
 // Of one layer. Collectives run one ring through each adapter of a node, so that a gathered byte
 // enters a node once; rows that go to one rank leave through the sender's own adapter.

@@ -94,6 +94,28 @@ absl::Status CheckSizes(const Layout& layout, const ModelShape& model, const Net
     return refuse(absl::StrFormat("%d layers cannot be cut into %d equal stages", model.num_layers,
                                   layout.pipeline));
   }
+  const int ranks_in_node = network.gpus_per_node / layout.tensor;
+  if (network.library.within_node_only && (layout.expert > ranks_in_node || layout.pipeline > 1)) {
+    return refuse(absl::StrFormat(
+        "a group would span nodes of %d ranks, and library %s was measured within one only: give "
+        "--gpus-per-node %d for ranks on one machine, or another --library",
+        ranks_in_node, network.library.name, layout.expert * layout.tensor));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckSharing(const Layout& layout, const Device& device, const Network& network) {
+  if (!device.shared_cores.has_value()) return absl::OkStatus();
+  const auto refuse = [&](const char* why) {
+    return absl::InvalidArgumentError(absl::StrCat(LayoutName(layout), ": ", why, " on ",
+                                                   device.name, ", whose ranks share its cores"));
+  };
+  if (layout.tensor > 1) return refuse("tensor parallelism is not modelled");
+  if (layout.pipeline > 1) return refuse("pipeline stages are not modelled");
+  if (layout.copies > 1 || layout.spares > 0) return refuse("copies and spares are not modelled");
+  if (layout.data > 1 && layout.gpus_per_group() < network.gpus_per_node) {
+    return refuse("several groups on one machine are not modelled");
+  }
   return absl::OkStatus();
 }
 

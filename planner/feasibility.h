@@ -13,10 +13,16 @@
 
 namespace moe::planner {
 
-// Whether the sizes divide: experts over ranks, heads over tensor parts, layers over stages, and
-// whether the GPUs exist. InvalidArgument says which numbers do not fit, and what would.
+// Whether the sizes divide: experts over ranks, heads over tensor parts, layers over stages,
+// whether the GPUs exist, and whether the library is known over the network where it is needed.
+// InvalidArgument says which numbers do not fit, and what would.
 absl::Status CheckSizes(const Layout& layout, const ModelShape& model, const Network& network,
                         int num_gpus);
+
+// Whether the cost model knows how ranks share a machine's cores in this layout: it knows one group
+// of ranks with whole matrices and all layers. Nothing to refuse where each has a device of its
+// own.
+absl::Status CheckSharing(const Layout& layout, const Device& device, const Network& network);
 
 // Whether weights, buffers and one sequence of `tokens` tokens fit. ResourceExhausted says what
 // takes how much.

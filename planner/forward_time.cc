@@ -5,6 +5,7 @@
 
 #include "planner/balance.h"
 #include "planner/exchange.h"
+#include "planner/sharing.h"
 
 namespace moe::planner {
 namespace {
@@ -15,14 +16,27 @@ size_t Index(Limit limit) { return static_cast<size_t>(limit); }
 class Clock {
  public:
   Clock(const Device& device, double bytes_per_weight, ForwardTime* time)
-      : bandwidth_(device.bandwidth()), flops_(device.flops(bytes_per_weight)), time_(time) {}
+      : device_(device),
+        bandwidth_(device.bandwidth()),
+        peak_flops_(device.flops(bytes_per_weight)),
+        time_(time) {}
+
+  // Of a machine that ranks share: how many of its cores have work from here on.
+  void UseCores(double cores) {
+    if (!device_.shared_cores.has_value()) return;
+    const double all = device_.shared_cores->num_cores;
+    core_share_ = std::min(1.0, cores / all);
+    bandwidth_ = std::min(device_.bandwidth(), cores * device_.shared_cores->core_bytes_per_second);
+  }
 
   // Weights that `rows` rows go through, `repeats` times.
   double Weights(double params_bytes, double flops, double repeats) {
-    return Roofline(params_bytes, flops / flops_, Limit::kWeightReads, repeats);
+    return Roofline(params_bytes, flops / (peak_flops_ * core_share_), Limit::kWeightReads,
+                    repeats);
   }
-  double Kv(double bytes, double flops, double peak_flops, double repeats) {
-    return Roofline(bytes, flops / peak_flops, Limit::kKvReads, repeats);
+  double Kv(double bytes, double flops, double repeats) {
+    const double peak = device_.attention_flops > 0 ? device_.attention_flops : device_.flops(2);
+    return Roofline(bytes, flops / (peak * core_share_), Limit::kKvReads, repeats);
   }
   double Waiting(double seconds, Limit limit) {
     time_->by_limit[Index(limit)] += seconds;
@@ -41,29 +55,67 @@ class Clock {
  private:
   double Roofline(double bytes, double compute_seconds, Limit bytes_limit, double repeats) {
     const double bytes_seconds = bytes / bandwidth_;
-    return Waiting(std::max(bytes_seconds, compute_seconds) * repeats,
+    const double seconds = std::max(bytes_seconds, compute_seconds) +
+                           (1 - device_.read_overlap) * std::min(bytes_seconds, compute_seconds);
+    return Waiting(seconds * repeats,
                    bytes_seconds >= compute_seconds ? bytes_limit : Limit::kCompute);
   }
 
-  const double bandwidth_;
-  const double flops_;
+  const Device& device_;
+  double bandwidth_;
+  const double peak_flops_;
+  double core_share_ = 1;
   ForwardTime* const time_;
 };
 
-// Seconds of one layer's experts on a rank with `load` times the mean rows.
-double ExpertSeconds(const ModelShape& model, const Layout& layout, double num_rows, double load,
-                     Clock* clock, double repeats) {
-  const double per_rank = static_cast<double>(model.num_experts) * layout.copies / layout.expert;
+// What a rank's experts of one layer have to do.
+struct ExpertWork {
+  double bytes = 0;
+  double flops = 0;
+};
+
+// With `load` times the mean rows. Weights are read once for each of `visits` parts of the rows.
+ExpertWork WorkOfExperts(const ModelShape& model, const Layout& layout, double num_rows,
+                         double visits, double load) {
+  const double per_rank =
+      visits * static_cast<double>(model.num_experts) * layout.copies / layout.expert;
   const double touched_mean =
-      ExpectedDistinctExperts(model.num_experts, model.top_k, num_rows / layout.copies) *
+      visits *
+      ExpectedDistinctExperts(model.num_experts, model.top_k, num_rows / visits / layout.copies) *
       layout.copies / layout.expert;
   // The busiest rank has at least one expert to read; none reads more than it holds.
   const double touched =
       load > 1 ? std::min(per_rank, std::max(touched_mean * load, 1.0)) : touched_mean;
   const double rows = num_rows * model.top_k / layout.expert * load;
-  return clock->Weights(touched * model.expert_bytes() / layout.tensor,
-                        2.0 * rows * static_cast<double>(model.expert_params()) / layout.tensor,
-                        repeats);
+  return {.bytes = touched * model.expert_bytes() / layout.tensor,
+          .flops = 2.0 * rows * static_cast<double>(model.expert_params()) / layout.tensor};
+}
+
+// Experts of ranks that share cores: the work of all of them on the cores of those that have some,
+// or the busiest's on the one core that a rank without attention computes on.
+double SharedExpertSeconds(const ModelShape& model, const Device& device, const Layout& layout,
+                           double ranks, double num_rows, double visits, double load, Clock* clock,
+                           double repeats) {
+  const ExpertWork mean = WorkOfExperts(model, layout, num_rows, visits, 1);
+  const double cores = device.shared_cores->num_cores;
+  if (ranks <= 1) {
+    clock->UseCores(cores);
+    return clock->Weights(mean.bytes, mean.flops, repeats);
+  }
+  const double reached_by_one =
+      ExpectedDistinctRanks(model.num_experts, model.top_k, layout.expert) / layout.expert;
+  const double busy = std::min(cores, ranks * (1 - std::pow(1 - reached_by_one, num_rows)));
+  const ExpertWork busiest = WorkOfExperts(model, layout, num_rows, visits, load);
+  const auto seconds = [&](const ExpertWork& work, double count, double num_cores, Clock* on) {
+    on->UseCores(num_cores);
+    return on->Weights(work.bytes * count, work.flops * count, repeats);
+  };
+  ForwardTime looked_at;
+  Clock look(device, model.bytes_per_weight, &looked_at);
+  if (seconds(busiest, 1, 1, &look) > seconds(mean, ranks, busy, &look)) {
+    return seconds(busiest, 1, 1, clock);
+  }
+  return seconds(mean, ranks, busy, clock);
 }
 
 bool IsCaptured(const Layout& layout, const Network& network, const StepRows& rows) {
@@ -71,6 +123,23 @@ bool IsCaptured(const Layout& layout, const Network& network, const StepRows& ro
   const bool has_counts =
       layout.exchange == Exchange::kAllToAll || layout.exchange == Exchange::kGather;
   return !has_counts || network.library.started_by_device;
+}
+
+double HostSeconds(int num_layers, const Device& device, const Network& network,
+                   const Assumptions& assumptions, const Layout& layout, const StepRows& rows,
+                   const Sharing& sharing) {
+  double step = assumptions.step_host_seconds;
+  double layer = IsCaptured(layout, network, rows) ? assumptions.captured_layer_seconds
+                                                   : assumptions.eager_layer_seconds;
+  if (device.host.has_value()) {
+    step = device.host->step_seconds;
+    layer = device.host->layer_seconds;
+  }
+  // One core does this for an owner; owners beyond the cores wait for them.
+  const double turns = device.shared_cores.has_value()
+                           ? std::max(1.0, sharing.owners / device.shared_cores->num_cores)
+                           : 1;
+  return step + layer * num_layers * turns;
 }
 
 // Nothing hides.
@@ -82,23 +151,27 @@ ForwardTime TimeOfBatch(const ModelShape& model, const Device& device, const Net
   const double layers = model.num_layers;
   const double moe_layers = model.num_moe_layers();
   const double bytes = model.bytes_per_weight / layout.tensor;
-  const double own = rows.rows_per_owner;
+  const Sharing sharing = SharingOf(device, network, layout, rows);
+  const double own = sharing.owner_rows;
+  clock.UseCores(sharing.owner_cores);
   const auto dense = [&](double params, double num_rows, double repeats) {
-    return clock.Weights(params * bytes, 2.0 * num_rows * params / layout.tensor, repeats);
+    return clock.Weights(params * bytes, 2.0 * num_rows * params / layout.tensor,
+                         repeats * sharing.owners);
   };
   time.attention_seconds = dense(static_cast<double>(model.attention_params), own, layers);
-  time.kv_seconds = clock.Kv(rows.kv_reads * static_cast<double>(model.kv_values_per_token) *
-                                 model.bytes_per_kv / std::min(layout.tensor, model.num_kv_heads),
-                             own * rows.context * model.attention_flops_per_kv / layout.tensor,
-                             device.flops(2), layers);
+  time.kv_seconds = clock.Kv(
+      rows.kv_reads / sharing.busiest * static_cast<double>(model.kv_values_per_token) *
+          model.bytes_per_kv / std::min(layout.tensor, model.num_kv_heads),
+      own * rows.context * model.attention_flops_per_kv / layout.tensor, layers * sharing.owners);
   // Every GPU of a rank routes for itself.
-  time.router_seconds =
-      clock.Weights(static_cast<double>(model.router_params()) * model.bytes_per_weight,
-                    2.0 * own * static_cast<double>(model.router_params()), moe_layers);
+  time.router_seconds = clock.Weights(
+      static_cast<double>(model.router_params()) * model.bytes_per_weight,
+      2.0 * own * static_cast<double>(model.router_params()), moe_layers * sharing.owners);
   time.dense_seconds =
       dense(static_cast<double>(model.shared_params()), own, moe_layers) +
       dense(static_cast<double>(model.dense_params()), own, model.num_dense_layers);
-  time.head_seconds = dense(static_cast<double>(model.vocab_params()), rows.logit_rows, 1);
+  time.head_seconds =
+      dense(static_cast<double>(model.vocab_params()), rows.logit_rows / sharing.busiest, 1);
 
   time.traffic_max_over_mean =
       rows.traffic_max_over_mean.has_value()
@@ -109,21 +182,32 @@ ForwardTime TimeOfBatch(const ModelShape& model, const Device& device, const Net
                                         .copies = layout.copies,
                                         .router_max_over_mean = assumptions.router_max_over_mean},
                                        rows.rows);
-  ForwardTime mean;  // what an average rank's experts take is no part of the pass
-  Clock mean_clock(device, model.bytes_per_weight, &mean);
-  time.mean_expert_seconds = ExpertSeconds(model, layout, rows.rows, 1, &mean_clock, moe_layers);
-  time.expert_seconds =
-      ExpertSeconds(model, layout, rows.rows, time.traffic_max_over_mean, &clock, moe_layers);
-
-  const int ranks_per_node =
-      std::max(1, std::min(layout.expert, network.gpus_per_node / layout.tensor));
+  if (device.shared_cores.has_value()) {
+    const double visits =
+        network.library.owners_apart && !layout.replicated_attention ? rows.owners : 1;
+    time.expert_seconds =
+        SharedExpertSeconds(model, device, layout, sharing.ranks, rows.rows, visits,
+                            time.traffic_max_over_mean, &clock, moe_layers);
+    time.mean_expert_seconds = time.expert_seconds;
+  } else {
+    ForwardTime mean;  // what an average rank's experts take is no part of the pass
+    Clock mean_clock(device, model.bytes_per_weight, &mean);
+    const auto experts = [&](double load, Clock* on) {
+      const ExpertWork work = WorkOfExperts(model, layout, rows.rows, 1, load);
+      return on->Weights(work.bytes, work.flops, moe_layers);
+    };
+    time.mean_expert_seconds = experts(1, &mean_clock);
+    time.expert_seconds = experts(time.traffic_max_over_mean, &clock);
+  }
   const double row_values = static_cast<double>(model.hidden) / layout.tensor;
+  // Nothing is captured of prompts, nor on cores.
+  const bool exact = rows.prefill || device.shared_cores.has_value();
   const Exchange exchange =
-      rows.prefill && layout.exchange == Exchange::kSlots ? Exchange::kAllToAll : layout.exchange;
+      exact && layout.exchange == Exchange::kSlots ? Exchange::kAllToAll : layout.exchange;
   const ExchangeTime moved =
       TimeOfExchange(exchange,
                      {.num_ranks = layout.expert,
-                      .ranks_per_node = ranks_per_node,
+                      .ranks_per_node = RanksPerNode(layout, network),
                       .attention_ranks = layout.num_owners(),
                       .num_experts = model.num_experts,
                       .top_k = model.top_k,
@@ -131,7 +215,8 @@ ForwardTime TimeOfBatch(const ModelShape& model, const Device& device, const Net
                       .num_rows = rows.rows,
                       .rows_per_owner = own,
                       .dispatch_row_bytes = row_values * model.bytes_per_dispatched,
-                      .combine_row_bytes = row_values * model.bytes_per_combined},
+                      .combine_row_bytes = row_values * model.bytes_per_combined,
+                      .owners_at_once = sharing.owners},
                      network, device.node_link_bytes_per_second);
   time.dispatch_seconds = clock.Phase(moved.dispatch, moe_layers);
   time.combine_seconds = clock.Phase(moved.combine, moe_layers);
@@ -152,12 +237,11 @@ ForwardTime TimeOfBatch(const ModelShape& model, const Device& device, const Net
     time.pipeline_seconds = clock.Phase(handover, layout.pipeline - 1);
   }
   time.host_seconds = clock.Waiting(
-      assumptions.step_host_seconds + layers * (IsCaptured(layout, network, rows)
-                                                    ? assumptions.captured_layer_seconds
-                                                    : assumptions.eager_layer_seconds),
+      HostSeconds(model.num_layers, device, network, assumptions, layout, rows, sharing),
       Limit::kHost);
-  const double owners_share =
-      layout.replicated_attention ? 1.0 : static_cast<double>(layout.num_owners()) / layout.expert;
+  const double owners_share = layout.replicated_attention || device.shared_cores.has_value()
+                                  ? 1.0
+                                  : static_cast<double>(layout.num_owners()) / layout.expert;
   time.busy_seconds = owners_share * (time.compute_seconds() - time.expert_seconds) +
                       std::min(time.mean_expert_seconds, time.expert_seconds);
   return time;
@@ -218,6 +302,7 @@ StepRows DecodeRows(const Layout& layout, double sequences, double context) {
   const double per_owner = std::ceil(rows / layout.num_owners());
   return {.rows = rows,
           .rows_per_owner = per_owner,
+          .owners = std::min<double>(rows, layout.num_owners()),
           .context = context,
           .kv_reads = per_owner * context,
           .logit_rows = per_owner};
@@ -227,6 +312,7 @@ StepRows PrefillRows(const Layout& layout, double rows_per_owner, double input_t
   // A causal row attends to half of its prompt on average; keys and values are read once.
   return {.rows = rows_per_owner * layout.num_owners(),
           .rows_per_owner = rows_per_owner,
+          .owners = static_cast<double>(layout.num_owners()),
           .context = input_tokens / 2,
           .kv_reads = rows_per_owner,
           .logit_rows = std::max(1.0, rows_per_owner / input_tokens),
@@ -236,6 +322,7 @@ StepRows PrefillRows(const Layout& layout, double rows_per_owner, double input_t
 StepRows SinglePromptRows(const Layout& layout, double input_tokens) {
   StepRows rows = PrefillRows(layout, input_tokens, input_tokens);
   rows.rows = input_tokens;
+  rows.owners = 1;
   return rows;
 }
 

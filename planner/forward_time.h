@@ -36,6 +36,7 @@ std::string DescribeLimit(Limit limit);
 struct StepRows {
   double rows = 0;            // of all owners together
   double rows_per_owner = 0;  // of the busiest attention rank
+  double owners = 1;          // attention ranks that have rows
   double context = 0;         // cached tokens that a row attends to, on average
   double kv_reads = 0;        // cached tokens that the busiest owner reads
   double logit_rows = 0;      // rows of the busiest owner that end in a draw

@@ -5,6 +5,9 @@ namespace moe::planner {
 Device Ideal(Device device) {
   device.memory_efficiency = 1;
   device.compute_efficiency = 1;
+  device.read_overlap = 1;
+  device.attention_flops = 0;
+  if (device.host.has_value()) device.host = HostTimes();
   return device;
 }
 
@@ -13,7 +16,9 @@ Network Ideal(Network network) {
   library = {.name = library.name,
              .title = library.title,
              .started_by_device = true,
-             .forwards_within_node = library.forwards_within_node};
+             .forwards_within_node = library.forwards_within_node,
+             .owners_apart = library.owners_apart,
+             .within_node_only = library.within_node_only};
   return network;
 }
 

@@ -3,12 +3,27 @@
 #ifndef MOE_PLANNER_HARDWARE_H_
 #define MOE_PLANNER_HARDWARE_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace moe::planner {
 
-// One GPU. Peaks are the vendor's; efficiencies are the share of them that kernels reach.
+// The cores of a machine whose ranks all compute on them and take turns: their work adds up, where
+// ranks with a GPU each wait for the busiest.
+struct SharedCores {
+  int num_cores = 1;
+  double core_bytes_per_second = 0;  // of the memory, that one core alone reaches
+};
+
+// What the host of a device adds to the computation of one attention rank, as it was measured.
+struct HostTimes {
+  double step_seconds = 0;   // the plan's way to the ranks and the tokens' way back
+  double layer_seconds = 0;  // what a layer of few rows takes beside its weights
+};
+
+// One GPU, or the cores of a machine. Peaks are the vendor's, or measured; efficiencies are the
+// share of them that kernels reach.
 struct Device {
   std::string name = {};
   std::string title = {};
@@ -21,7 +36,16 @@ struct Device {
   double node_link_bytes_per_second = 0;  // to the other GPUs of its node, one way (NVLink or PCIe)
   double memory_efficiency = 1;
   double compute_efficiency = 1;
+  // Of the shorter of reading and computing, the share that hides behind the longer. 1: all of it,
+  // a roofline.
+  double read_overlap = 1;
+  // Reached by scores and values over the KV cache; 0: as by matrix products.
+  double attention_flops = 0;
+  std::optional<SharedCores> shared_cores = {};  // none: each rank has a device of its own
+  std::optional<HostTimes> host = {};            // in place of what is assumed
 
+  // Whether kernels and host were measured on it (`moe calibrate`).
+  bool calibrated() const { return host.has_value(); }
   // Of a weight of that many bytes.
   double flops(double bytes_per_weight) const {
     return (bytes_per_weight <= 1 && fp8_flops > 0 ? fp8_flops : bf16_flops) * compute_efficiency;
@@ -47,6 +71,13 @@ struct ExchangeLibrary {
   // kernels for throughput do. Sums inside a node are not this project's rule; it bounds what
   // others reach.
   bool forwards_within_node = false;
+  // Of each message within a node, where ranks take turns to send and receive them. A message is
+  // what one owner has for another rank in one layer.
+  double node_message_seconds = 0;
+  // A rank runs its experts for the rows of each owner apart, and reads their weights as often.
+  bool owners_apart = false;
+  // Nothing is known of it over a network: groups that span nodes are refused.
+  bool within_node_only = false;
 };
 
 // GPUs in nodes of equal size. Each GPU has its own network link (one adapter for each GPU).

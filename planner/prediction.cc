@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "planner/feasibility.h"
+#include "planner/sharing.h"
 
 namespace moe::planner {
 namespace {
@@ -32,6 +33,16 @@ int64_t LargestThat(int64_t max, Predicate holds) {
     }
   }
   return low;
+}
+
+double OwnerBytes(const Scenario& scenario, const Layout& layout) {
+  return MemoryOfOwner(scenario.model, scenario.device, scenario.network, scenario.assumptions,
+                       layout);
+}
+
+double BytesPerRank(const Scenario& scenario, const Layout& layout) {
+  return scenario.device.memory_bytes /
+         (scenario.device.shared_cores.has_value() ? RanksPerNode(layout, scenario.network) : 1);
 }
 
 int64_t ChooseSequences(const Scenario& scenario, const Layout& layout, int64_t max) {
@@ -146,15 +157,22 @@ double ForwardSecondsAt(const Scenario& scenario, const Layout& layout, double s
       .total_seconds();
 }
 
+int64_t SequencesThatFit(const Scenario& scenario, const Layout& layout) {
+  return MaxSequences(scenario.model, layout, scenario.assumptions, OwnerBytes(scenario, layout),
+                      scenario.full_context());
+}
+
 absl::StatusOr<Prediction> Predict(const Scenario& scenario, const Layout& layout) {
   absl::Status status = CheckSizes(layout, scenario.model, scenario.network, scenario.num_gpus);
+  if (status.ok()) status = CheckSharing(layout, scenario.device, scenario.network);
   if (status.ok()) {
-    status = CheckMemory(layout, scenario.model, scenario.device, scenario.assumptions,
-                         scenario.full_context());
+    Device own = scenario.device;
+    own.memory_bytes = OwnerBytes(scenario, layout);
+    status =
+        CheckMemory(layout, scenario.model, own, scenario.assumptions, scenario.full_context());
   }
   if (!status.ok()) return status;
-  const int64_t fits = MaxSequences(scenario.model, layout, scenario.assumptions,
-                                    scenario.device.memory_bytes, scenario.full_context());
+  const int64_t fits = SequencesThatFit(scenario, layout);
   const int64_t max = std::min(fits, kMaxSequences);
   if (!scenario.batch.has_value()) {
     return PredictAt(scenario, layout, ChooseSequences(scenario, layout, max));
@@ -179,12 +197,11 @@ Prediction PredictAt(const Scenario& scenario, const Layout& layout, int64_t seq
   Prediction prediction;
   prediction.layout = layout;
   prediction.sequences = sequences;
-  prediction.max_sequences = MaxSequences(scenario.model, layout, scenario.assumptions,
-                                          scenario.device.memory_bytes, scenario.full_context());
+  prediction.max_sequences = SequencesThatFit(scenario, layout);
   prediction.memory =
       MemoryOf(scenario.model, layout, scenario.assumptions, count, scenario.full_context());
   prediction.memory_efficiency =
-      EfficiencyOf(scenario.model, layout, scenario.assumptions, scenario.device.memory_bytes,
+      EfficiencyOf(scenario.model, layout, scenario.assumptions, BytesPerRank(scenario, layout),
                    count, scenario.full_context());
   prediction.forward = forward(DecodeRows(layout, count, scenario.mean_context()));
   const double step = prediction.forward.total_seconds();

@@ -72,6 +72,9 @@ struct Prediction {
   double total_sequences() const { return static_cast<double>(sequences) * layout.data; }
 };
 
+// Most sequences of one group that its memory holds; 0: not one.
+int64_t SequencesThatFit(const Scenario& scenario, const Layout& layout);
+
 // Fails with the reason why the layout cannot work (feasibility.h), or cannot run the batch.
 absl::StatusOr<Prediction> Predict(const Scenario& scenario, const Layout& layout);
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "planner/feasibility.h"
 #include "planner/memory.h"
+#include "planner/sharing.h"
 
 namespace moe::simulator {
 namespace {
@@ -21,7 +22,12 @@ absl::StatusOr<engine::LeaderOptions> MakeLeaderOptions(const planner::Scenario&
   absl::Status status = planner::CheckSizes(layout, scenario.model, scenario.network,
                                             static_cast<int>(layout.num_gpus()));
   if (!status.ok()) return status;
-  status = planner::CheckMemory(layout, scenario.model, scenario.device, scenario.assumptions, 1);
+  status = planner::CheckSharing(layout, scenario.device, scenario.network);
+  if (!status.ok()) return status;
+  planner::Device own = scenario.device;
+  own.memory_bytes = planner::MemoryOfOwner(scenario.model, scenario.device, scenario.network,
+                                            scenario.assumptions, layout);
+  status = planner::CheckMemory(layout, scenario.model, own, scenario.assumptions, 1);
   if (!status.ok()) return status;
 
   engine::LeaderOptions leader;
@@ -35,7 +41,7 @@ absl::StatusOr<engine::LeaderOptions> MakeLeaderOptions(const planner::Scenario&
       planner::MemoryOf(scenario.model, layout, scenario.assumptions, 0, 1);
   const double token_bytes =
       planner::MemoryOf(scenario.model, layout, scenario.assumptions, owners, 1).kv_bytes;
-  const double free_bytes = scenario.device.memory_bytes - empty.total_bytes();
+  const double free_bytes = own.memory_bytes - empty.total_bytes();
   const double kv_tokens = limits.kv_tokens > 0 ? static_cast<double>(limits.kv_tokens)
                                                 : std::max(0.0, free_bytes / token_bytes);
   const auto num_blocks = static_cast<int64_t>(

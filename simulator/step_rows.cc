@@ -22,12 +22,15 @@ planner::StepRows StepRowCounter::Count(const engine::v1::StepPlan& plan) {
     step.prefill = step.prefill || !slice.has_token();
   }
   double attended = 0;
+  step.owners = 0;
   for (const Owner& owner : owners_) {
+    step.owners += owner.rows > 0 ? 1 : 0;
     step.rows_per_owner = std::max(step.rows_per_owner, owner.rows);
     step.kv_reads = std::max(step.kv_reads, owner.kv_reads);
     step.logit_rows = std::max(step.logit_rows, owner.draws);
     attended = std::max(attended, owner.attended);
   }
+  step.owners = std::max(step.owners, 1.0);
   if (step.rows_per_owner > 0) step.context = attended / step.rows_per_owner;
   return step;
 }

@@ -14,13 +14,18 @@
 namespace moe::cli {
 
 struct HardwareOptions {
-  std::string model;  // name, folder or config.json
+  std::string model;    // name, folder or config.json
+  std::string machine;  // a file of `moe calibrate`: stands for the others but the model
   HardwareNames names = {.gpu = "h200", .link = "400Gb/s", .library = "nccl"};
   int gpus_per_node = 8;
 };
 
-// Adds --model, --gpu, --link, --library and --gpus-per-node; `options` must outlive `command`.
+// Adds --model, --machine, --gpu, --link, --library and --gpus-per-node; `options` must outlive
+// `command`.
 void AddHardwareOptions(CLI::App* command, HardwareOptions* options);
+
+// The names with --machine, if it is given, in place of the GPU's and the library's.
+HardwareNames NamesOf(const HardwareOptions& options);
 
 // Fills model, device and network. Errors name the option.
 absl::Status ReadHardwareOptions(const HardwareOptions& options, planner::Scenario* scenario);

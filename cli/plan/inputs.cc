@@ -49,7 +49,10 @@ absl::StatusOr<NamedJson> FindDescription(const std::string& kind, const std::st
   }
   auto json = ReadText(model::File::Open(name_or_path));
   if (!json.ok()) return json.status();
-  return NamedJson{fs::path(name_or_path).stem(), name_or_path, *std::move(json)};
+  // "devices" are made of parts "device".
+  auto part = planner::PartOfFile(*json, kind.substr(0, kind.size() - 1), name_or_path);
+  if (!part.ok()) return part.status();
+  return NamedJson{fs::path(name_or_path).stem(), name_or_path, *std::move(part)};
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ Json ScenarioToJson(const Scenario& scenario) {
       {"input_tokens", scenario.input_tokens},
       {"output_tokens", scenario.output_tokens},
       {"target", DescribeTarget(scenario.target)},
-      {"calibrated", false},
+      {"calibrated", scenario.device.calibrated()},
       {"assumptions",
        {{"memory_efficiency", scenario.device.memory_efficiency},
         {"compute_efficiency", scenario.device.compute_efficiency},

@@ -232,7 +232,7 @@ CLI::App* AddPlan(CLI::App* app, PlanOptions* options) {
 
 int RunPlan(const PlanOptions& options) {
   if (options.sources) {
-    const auto sources = FormatSources(options.hardware.names);
+    const auto sources = FormatSources(NamesOf(options.hardware));
     if (!sources.ok()) return Complain(sources.status());
     std::printf("%s", sources->c_str());
     return 0;

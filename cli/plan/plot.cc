@@ -126,10 +126,10 @@ std::string FormatPlot(const planner::Scenario& scenario, const planner::Compari
       "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
       width, height, width, height);
   svg += Text(kLeft, 22, "start",
-              absl::StrFormat("%s on %s x %s: sequences/s, predicted, not calibrated on hardware "
+              absl::StrFormat("%s on %s x %s: sequences/s, predicted, %scalibrated on hardware "
                               "(dashed: one layout overtakes another)",
                               scenario.model.name, planner::WithThousands(scenario.num_gpus),
-                              scenario.device.title));
+                              scenario.device.title, scenario.device.calibrated() ? "" : "not "));
   double left = kLeft;
   for (const planner::Sweep& sweep : comparison.sweeps) {
     const std::string with =

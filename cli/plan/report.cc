@@ -152,6 +152,12 @@ std::string FormatHardware(const Scenario& scenario) {
       m.name, static_cast<double>(m.total_params()) / 1e9,
       static_cast<double>(m.active_params()) / 1e9, m.total_bytes() / 1e9, m.num_layers,
       m.num_experts, m.top_k, WithThousands(m.kv_bytes_per_token()));
+  if (scenario.device.shared_cores.has_value()) {
+    absl::StrAppendFormat(&text, "machine %s: %s ranks share the cores of one, rows moved by %s\n",
+                          scenario.device.title, WithThousands(scenario.num_gpus),
+                          scenario.network.library.title);
+    return text;
+  }
   absl::StrAppendFormat(
       &text,
       "GPUs    %s x %s, %d in each node, a network link of %.4g Gb/s each%s, rows moved by %s\n",
@@ -173,7 +179,25 @@ std::string FormatScenario(const Scenario& scenario) {
   return text;
 }
 
-std::string FormatAssumptions(const Scenario& scenario) {
+namespace {
+
+// What was measured on the machine, by `moe calibrate`.
+std::string FormatCalibration(const Scenario& scenario) {
+  const planner::Device& d = scenario.device;
+  const planner::ExchangeLibrary& l = scenario.network.library;
+  std::string text = absl::StrFormat(
+      "Predicted from what was measured on %s (moe plan --sources says when and how):\n"
+      "- %.1f GB/s of weights, %.1f GFLOP/s, %.0f%% of the shorter of the two hidden;\n"
+      "- %.0f us of host time for a step and %.1f us for a layer;\n",
+      d.title, d.bandwidth() / 1e9, d.flops(2) / 1e9, d.read_overlap * 100,
+      d.host->step_seconds * 1e6, d.host->layer_seconds * 1e6);
+  absl::StrAppendFormat(&text, "- an exchange of %.1f us, and %.2f us for each message;\n",
+                        l.node_dispatch_latency_seconds * 1e6, l.node_message_seconds * 1e6);
+  return text;
+}
+
+// What stands in data files and what is assumed.
+std::string FormatUncalibrated(const Scenario& scenario) {
   const planner::Assumptions& a = scenario.assumptions;
   std::string text = absl::StrFormat(
       "Predicted, not measured: nothing here is calibrated on hardware yet. It rests on\n"
@@ -197,6 +221,15 @@ std::string FormatAssumptions(const Scenario& scenario) {
       "for each attention rank;\n",
       a.step_host_seconds * 1e6, a.captured_layer_seconds * 1e6, a.eager_layer_seconds * 1e6,
       a.reserved_bytes / 1e9, WithThousands(a.prefill_rows));
+  return text;
+}
+
+}  // namespace
+
+std::string FormatAssumptions(const Scenario& scenario) {
+  const planner::Assumptions& a = scenario.assumptions;
+  std::string text =
+      scenario.device.calibrated() ? FormatCalibration(scenario) : FormatUncalibrated(scenario);
   if (a.router_max_over_mean > 1) {
     absl::StrAppendFormat(&text, "- a router whose busiest expert gets %.2f times the mean;\n",
                           a.router_max_over_mean);

@@ -187,7 +187,9 @@ std::string FormatBasis(const Config& config, const LoadText& load, const Result
       "the "
       "three is assumed.\n",
       load.steps.empty()
-          ? std::string("step times are the planner's, which is not calibrated on hardware yet")
+          ? absl::StrCat("step times are the planner's, which is ",
+                         config.scenario.device.calibrated() ? "calibrated on this machine"
+                                                             : "not calibrated on hardware yet")
           : absl::StrCat("only step times are, in ", load.steps),
       result.startup_seconds, absl::FormatDuration(t.start), t.load_bytes_per_second / 1e9,
       absl::FormatDuration(t.connect));
@@ -252,7 +254,7 @@ Json ScenarioToJson(const Config& config, const LoadText& load, const Result& re
             {"report_seconds", absl::ToDoubleSeconds(t.exit_report)},
             {"step_deadline_seconds", absl::ToDoubleSeconds(t.step_deadline)}}},
           {"step_times", load.steps.empty() ? "planner" : load.steps},
-          {"calibrated", false}};
+          {"calibrated", s.device.calibrated()}};
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr model::JsonLimits kLimits = {.max_bytes = size_t{1} << 20, .max_depth = 8};
+constexpr double kMaxSeconds = 10;
 
 // The first error is kept and later reads do nothing.
 class Reader {
@@ -60,6 +61,11 @@ class Reader {
   bool Has(const char* field) {
     known_.insert(field);
     return json_.contains(field);
+  }
+  // Whether one of two fields is there that mean nothing without each other.
+  bool HasBoth(const char* first, const char* second) {
+    const bool has_second = Has(second);
+    return Has(first) || has_second;
   }
   void Title(std::string* out) {
     known_.insert("title");
@@ -114,12 +120,30 @@ absl::StatusOr<Device> ParseDevice(std::string_view json, const std::string& nam
   reader.Title(&device.title);
   if (reader.Has("products")) reader.Texts("products", &device.products);
   reader.Number("memory_bytes", 1e9, 1e15, &device.memory_bytes);
-  reader.Number("memory_bytes_per_second", 1e9, 1e16, &device.memory_bytes_per_second);
-  reader.Number("bf16_flops", 1e9, 1e19, &device.bf16_flops);
+  reader.Number("memory_bytes_per_second", 1e6, 1e16, &device.memory_bytes_per_second);
+  reader.Number("bf16_flops", 1e6, 1e19, &device.bf16_flops);
   if (reader.Has("fp8_flops")) reader.Number("fp8_flops", 1e9, 1e19, &device.fp8_flops);
   reader.Number("node_link_bytes_per_second", 1e6, 1e15, &device.node_link_bytes_per_second);
   reader.Number("memory_efficiency", 0.01, 1, &device.memory_efficiency);
   reader.Number("compute_efficiency", 0.01, 1, &device.compute_efficiency);
+  if (reader.Has("read_overlap")) reader.Number("read_overlap", 0, 1, &device.read_overlap);
+  if (reader.Has("attention_flops")) {
+    reader.Number("attention_flops", 1e6, 1e19, &device.attention_flops);
+  }
+  if (reader.HasBoth("num_cores", "core_bytes_per_second")) {
+    SharedCores cores;
+    double num_cores = 1;
+    reader.Number("num_cores", 1, 4096, &num_cores);
+    reader.Number("core_bytes_per_second", 1e6, 1e16, &cores.core_bytes_per_second);
+    cores.num_cores = static_cast<int>(num_cores);
+    device.shared_cores = cores;
+  }
+  if (reader.HasBoth("step_host_seconds", "layer_host_seconds")) {
+    HostTimes host;
+    reader.Number("step_host_seconds", 0, kMaxSeconds, &host.step_seconds);
+    reader.Number("layer_host_seconds", 0, kMaxSeconds, &host.layer_seconds);
+    device.host = host;
+  }
   if (absl::Status status = reader.Finish(); !status.ok()) return status;
   return device;
 }
@@ -140,17 +164,40 @@ absl::StatusOr<ExchangeLibrary> ParseExchangeLibrary(std::string_view json, cons
   Reader reader(json, file);
   reader.Title(&library.title);
   reader.Boolean("started_by_device", &library.started_by_device);
-  constexpr double kMaxSeconds = 10;
-  reader.Number("dispatch_latency_seconds", 0, kMaxSeconds, &library.dispatch_latency_seconds);
-  reader.Number("combine_latency_seconds", 0, kMaxSeconds, &library.combine_latency_seconds);
+  const bool over_network = reader.HasBoth("dispatch_latency_seconds", "combine_latency_seconds");
+  library.within_node_only = !reader.Has("link_efficiency") && !over_network;
+  if (!library.within_node_only) {
+    reader.Number("dispatch_latency_seconds", 0, kMaxSeconds, &library.dispatch_latency_seconds);
+    reader.Number("combine_latency_seconds", 0, kMaxSeconds, &library.combine_latency_seconds);
+    reader.Number("link_efficiency", 0.01, 1, &library.link_efficiency);
+  }
   reader.Number("node_dispatch_latency_seconds", 0, kMaxSeconds,
                 &library.node_dispatch_latency_seconds);
   reader.Number("node_combine_latency_seconds", 0, kMaxSeconds,
                 &library.node_combine_latency_seconds);
-  reader.Number("link_efficiency", 0.01, 1, &library.link_efficiency);
   reader.Number("node_link_efficiency", 0.01, 1, &library.node_link_efficiency);
+  if (reader.Has("node_message_seconds")) {
+    reader.Number("node_message_seconds", 0, kMaxSeconds, &library.node_message_seconds);
+  }
+  if (reader.Has("owners_apart")) reader.Boolean("owners_apart", &library.owners_apart);
   if (absl::Status status = reader.Finish(); !status.ok()) return status;
   return library;
+}
+
+absl::StatusOr<std::string> PartOfFile(std::string_view json, const std::string& part,
+                                       const std::string& file) {
+  const absl::StatusOr<Json> parsed = model::ParseJsonObject(json, file, kLimits);
+  if (!parsed.ok()) return parsed.status();
+  const auto is_part = [&](const std::string& name) {
+    const auto it = parsed->find(name);
+    return it != parsed->end() && it->is_object() && it->contains("title");
+  };
+  if (is_part(part)) return (*parsed)[part].dump();
+  if (is_part("device") || is_part("link") || is_part("exchange")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": describes a machine, and has no part \"", part, "\""));
+  }
+  return std::string(json);
 }
 
 std::vector<std::pair<std::string, std::string>> Sources(std::string_view json) {

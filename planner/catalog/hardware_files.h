@@ -28,6 +28,11 @@ absl::StatusOr<double> ParseLink(std::string_view json, const std::string& file)
 absl::StatusOr<ExchangeLibrary> ParseExchangeLibrary(std::string_view json, const std::string& name,
                                                      const std::string& file);
 
+// What describes one of `part` ("device", "link", "exchange") in a file: all of it, or that part of
+// a file that describes a whole machine. InvalidArgument if the machine's file has no such part.
+absl::StatusOr<std::string> PartOfFile(std::string_view json, const std::string& part,
+                                       const std::string& file);
+
 // The numbers of a description with their sources: {"memory_bytes", "NVIDIA ... data sheet"}.
 std::vector<std::pair<std::string, std::string>> Sources(std::string_view json);
 

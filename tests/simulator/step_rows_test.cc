@@ -22,6 +22,7 @@ TEST(StepRowsTest, DecodingRowsAreCountedForEachOwner) {
   Add(&plan, 1, 9, 1, true, true);
   const planner::StepRows rows = StepRowCounter(2).Count(plan);
   EXPECT_EQ(rows.rows, 3);
+  EXPECT_EQ(rows.owners, 2);
   EXPECT_EQ(rows.rows_per_owner, 2);
   EXPECT_EQ(rows.kv_reads, 210);
   EXPECT_EQ(rows.context, 105);
@@ -48,6 +49,7 @@ TEST(StepRowsTest, ACounterForgetsTheStepBefore) {
   engine::v1::StepPlan small;
   Add(&small, 0, 5, 1, true, true);
   const planner::StepRows rows = counter.Count(small);
+  EXPECT_EQ(rows.owners, 1);
   EXPECT_EQ(rows.rows_per_owner, 1);
   EXPECT_EQ(rows.kv_reads, 6);
   EXPECT_FALSE(rows.prefill);

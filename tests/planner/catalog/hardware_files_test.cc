@@ -71,7 +71,7 @@ TEST(HardwareFilesTest, AFileThatIsWrongIsRefusedWithItsField) {
             {{"value", {"NVIDIA-H200", ""}}, {"source", "x"}},
             "products must be {\"value\": [texts]"},
         Row{"products", {{"value", {"NVIDIA-H200"}}}, "products has no source"},
-        Row{"tflops", 5, "\"tflops\" is unknown here; known are bf16_flops"}}) {
+        Row{"tflops", 5, "\"tflops\" is unknown here; known are attention_flops"}}) {
     Json json = H200();
     json[row.field] = row.value;
     const auto device = ParseDevice(json.dump(), "my", "my.json");
@@ -100,6 +100,64 @@ TEST(HardwareFilesTest, ADeviceWithoutFp8ComputesInBf16) {
   const auto device = ParseDevice(json.dump(), "a", "a.json");
   ASSERT_TRUE(device.ok()) << device.status();
   EXPECT_EQ(device->flops(1), device->flops(2));
+}
+
+Json Number(double value) { return {{"value", value}, {"source", "x"}}; }
+
+TEST(HardwareFilesTest, WhatRanksOfOneMachineShareIsReadInPairs) {
+  Json json = H200();
+  const auto parse = [&] { return ParseDevice(json.dump(), "a", "a.json"); };
+  EXPECT_FALSE(parse()->shared_cores.has_value());
+  EXPECT_FALSE(parse()->calibrated());
+  EXPECT_EQ(parse()->read_overlap, 1);
+  json["read_overlap"] = Number(0.25);
+  json["attention_flops"] = Number(5e10);
+  json["num_cores"] = Number(4);
+  EXPECT_THAT(parse().status().message(), HasSubstr("core_bytes_per_second is missing"));
+  json["core_bytes_per_second"] = Number(8e9);
+  json["layer_host_seconds"] = Number(2e-5);
+  EXPECT_THAT(parse().status().message(), HasSubstr("step_host_seconds is missing"));
+  json["step_host_seconds"] = Number(1e-4);
+  const auto device = parse();
+  ASSERT_TRUE(device.ok()) << device.status();
+  EXPECT_EQ(device->read_overlap, 0.25);
+  EXPECT_EQ(device->attention_flops, 5e10);
+  EXPECT_EQ(device->shared_cores->num_cores, 4);
+  EXPECT_EQ(device->shared_cores->core_bytes_per_second, 8e9);
+  EXPECT_EQ(device->host->layer_seconds, 2e-5);
+  EXPECT_EQ(device->host->step_seconds, 1e-4);
+  EXPECT_TRUE(device->calibrated());
+  json["read_overlap"] = Number(1.1);
+  EXPECT_THAT(parse().status().message(), HasSubstr("read_overlap is 1.1; it must be from 0 to 1"));
+}
+
+TEST(HardwareFilesTest, ALibraryWithoutNumbersOfANetworkIsOfOneNode) {
+  Json json = {{"title", "t"},
+               {"started_by_device", true},
+               {"node_dispatch_latency_seconds", Number(1e-5)},
+               {"node_combine_latency_seconds", Number(0)},
+               {"node_link_efficiency", Number(1)}};
+  const auto parse = [&] { return ParseExchangeLibrary(json.dump(), "a", "a.json"); };
+  ASSERT_TRUE(parse().ok()) << parse().status();
+  EXPECT_TRUE(parse()->within_node_only);
+  EXPECT_FALSE(parse()->owners_apart);
+  json["owners_apart"] = true;
+  json["node_message_seconds"] = Number(4e-6);
+  EXPECT_TRUE(parse()->owners_apart);
+  EXPECT_EQ(parse()->node_message_seconds, 4e-6);
+  json["link_efficiency"] = Number(0.9);
+  EXPECT_THAT(parse().status().message(), HasSubstr("dispatch_latency_seconds is missing"));
+}
+
+TEST(HardwareFilesTest, APartOfAMachinesFileIsFoundByItsName) {
+  const Json machine = {{"title", "m"}, {"device", H200()}};
+  const auto device = PartOfFile(machine.dump(), "device", "m.json");
+  ASSERT_TRUE(device.ok()) << device.status();
+  EXPECT_TRUE(ParseDevice(*device, "m", "m.json").ok());
+  EXPECT_THAT(PartOfFile(machine.dump(), "exchange", "m.json").status().message(),
+              HasSubstr("has no part \"exchange\""));
+  EXPECT_EQ(PartOfFile(H200().dump(), "device", "h200.json").value(), H200().dump());
+  EXPECT_FALSE(PartOfFile("[]", "device", "m.json").ok());
 }
 
 TEST(HardwareFilesTest, SpeedsAreReadWithTheirUnit) {
