@@ -4,6 +4,7 @@
 #include <string>
 
 #include "CLI/CLI.hpp"
+#include "cli/calibrate/calibrate.h"
 #include "cli/inspect.h"
 #include "cli/plan/plan.h"
 #include "cli/serve.h"
@@ -20,9 +21,11 @@ int main(int argc, char** argv) {
   moe::cli::InspectOptions inspect_options;
   moe::cli::PlanOptions plan_options;
   moe::cli::SimulateOptions simulate_options;
+  moe::cli::CalibrateOptions calibrate_options;
   const CLI::App* serve = moe::cli::AddServe(&app, &serve_options);
   const CLI::App* plan = moe::cli::AddPlan(&app, &plan_options);
   const CLI::App* simulate = moe::cli::AddSimulate(&app, &simulate_options);
+  const CLI::App* calibrate = moe::cli::AddCalibrate(&app, &calibrate_options);
   const moe::cli::InspectCommands inspect = moe::cli::AddInspect(&app, &inspect_options);
   // CLI11 would only say that a subcommand is required.
   if (argc > 1 && argv[1][0] != '-') {
@@ -41,6 +44,7 @@ int main(int argc, char** argv) {
   if (serve->parsed()) return moe::cli::RunServe(serve_options);
   if (plan->parsed()) return moe::cli::RunPlan(plan_options);
   if (simulate->parsed()) return moe::cli::RunSimulate(simulate_options);
+  if (calibrate->parsed()) return moe::cli::RunCalibrate(calibrate_options);
   if (inspect.status->parsed()) return moe::cli::RunStatus(inspect_options);
   if (inspect.experts->parsed()) return moe::cli::RunExperts(inspect_options);
   return moe::cli::RunGenerate(inspect_options);
