@@ -8,7 +8,7 @@
 #   make test-all      both
 #   make test-sanitizers   only the in-process tests under ASan+UBSan, then TSan
 #   make test-gpu      the tests of the GPU kernels; fails where there is no GPU
-#   make bench         benchmarks: kernels, exchange, engine (FULL=1: 16 layers)
+#   make bench         benchmarks: kernels, exchange, planner, engine (FULL=1: 16 layers)
 #   make bench-cluster times of the operator beside bare pods (ARGS="--rounds 1": arguments)
 #   make images        build the images localhost/moe-{controller,worker,gateway,demo}
 #   make cluster-up    a Kubernetes on one node with 64 GPUs on paper, with the images; cluster-down ends it

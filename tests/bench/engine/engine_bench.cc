@@ -9,11 +9,6 @@
 // layers. Prints one JSON object: tokens per second and milliseconds by part, medians over the
 // steps. The two engines take turns step by step, since a machine's memory is shared with strangers
 // and its speed changes from minute to minute.
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -28,6 +23,7 @@
 #include "CLI/CLI.hpp"
 #include "kernels/numerics.h"
 #include "kernels/thread_pool.h"
+#include "tests/bench/ranks/rank_processes.h"
 #include "tests/worker/model/checkpoint_writer.h"
 #include "worker/exchange/shared_memory.h"
 #include "worker/exchange/turns.h"
@@ -132,16 +128,9 @@ exchange::SharedMemoryOptions ExchangeOptions(const Flags& flags, int num_ranks)
   return options;
 }
 
-// A rank that only holds experts: serves its mailbox until the leader ends. Takes the leader's
-// bootstrap from `bootstrap_fd`.
-void RunExpertRank(const Flags& flags, int rank, int bootstrap_fd) {
+// A rank that only holds experts: serves its mailbox until the leader ends.
+void RunExpertRank(const Flags& flags, int rank, const std::string& bootstrap) {
   const kernels::ScopedFlushDenormals flush_denormals;
-  std::string bootstrap;
-  char buffer[512];
-  for (ssize_t n; (n = read(bootstrap_fd, buffer, sizeof(buffer))) > 0;) {
-    bootstrap.append(buffer, static_cast<size_t>(n));
-  }
-  if (bootstrap.empty()) return;  // the leader failed, and said why
   const auto checkpoint = OrDie(model::Checkpoint::Open(flags.model));
   const exchange::GroupShape shape = Shape(checkpoint->config(), flags.ranks);
   const std::vector<int> held = ExpertsOf(shape, rank);
@@ -157,48 +146,6 @@ void RunExpertRank(const Flags& flags, int rank, int bootstrap_fd) {
   }
 }
 
-// The other ranks, as child processes that end with this one. Made before any thread exists.
-class ExpertRanks {
- public:
-  explicit ExpertRanks(const Flags& flags) {
-    for (int rank = 1; rank < flags.ranks; ++rank) {
-      int ends[2];
-      if (pipe(ends) != 0) std::abort();
-      const pid_t pid = fork();
-      if (pid < 0) std::abort();
-      if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        for (const int fd : bootstrap_fds_) close(fd);
-        close(ends[1]);
-        RunExpertRank(flags, rank, ends[0]);
-        _exit(0);
-      }
-      close(ends[0]);
-      bootstrap_fds_.push_back(ends[1]);
-      children_.push_back(pid);
-    }
-  }
-  ~ExpertRanks() {
-    for (const pid_t child : children_) waitpid(child, nullptr, 0);
-  }
-  ExpertRanks(const ExpertRanks&) = delete;
-  ExpertRanks& operator=(const ExpertRanks&) = delete;
-
-  void Start(const std::string& bootstrap) {
-    for (const int fd : bootstrap_fds_) {
-      if (write(fd, bootstrap.data(), bootstrap.size()) != static_cast<ssize_t>(bootstrap.size())) {
-        std::abort();
-      }
-      close(fd);
-    }
-    bootstrap_fds_.clear();
-  }
-
- private:
-  std::vector<int> bootstrap_fds_;
-  std::vector<pid_t> children_;
-};
-
 // Seconds of a step by part.
 struct Parts {
   double attention = 0;  // with norms, router and the weighted sum
@@ -209,7 +156,7 @@ struct Parts {
 class Engine {
  public:
   // `others`: the ranks beside this one, if any.
-  Engine(const Flags& flags, int num_ranks, ExpertRanks* others)
+  Engine(const Flags& flags, int num_ranks, bench::RankProcesses* others)
       : checkpoint_(OrDie(model::Checkpoint::Open(flags.model))),
         config_(checkpoint_->config()),
         num_ranks_(num_ranks),
@@ -350,7 +297,10 @@ class Report {
 
 void Run(const Flags& flags) {
   MakeModelIfAbsent(flags);
-  ExpertRanks others(flags);
+  // Before any thread exists.
+  bench::RankProcesses others(flags.ranks, [&flags](int rank, const std::string& bootstrap) {
+    RunExpertRank(flags, rank, bootstrap);
+  });
   const kernels::ScopedFlushDenormals flush_denormals;
   std::vector<std::unique_ptr<Engine>> engines;
   engines.push_back(std::make_unique<Engine>(flags, 1, nullptr));

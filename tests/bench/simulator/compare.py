@@ -2,11 +2,15 @@
 same arrivals, with the step times of this machine.
 
     MOE_BIN=build/bin MOE_ROOT=. python3 tests/bench/simulator/compare.py [--seconds 60] [--load 0.5]
+        [--machine machine.json]
 
 First the step times are measured at the served engine (they are what the simulator is given), then
 requests arrive at random for some time, at a share of what the engine could do. The table has the
 throughput and the median latencies of both. Exit code 1 if one differs by more than 20%. The machine
 must have nothing else to do.
+
+With --machine, a file of `moe calibrate --model models/demo`, the simulator gets the planner's times of
+that machine in place of the measured ones.
 """
 
 import argparse
@@ -126,15 +130,16 @@ def serve_trace(port, trace):
     }
 
 
-def simulate(trace, steps, kv_tokens, overhead):
+def simulate(trace, steps, machine, kv_tokens, overhead):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         (folder / "trace.csv").write_text("".join("%.6f,%d,%d\n" % request for request in trace))
         (folder / "steps.json").write_text(json.dumps(steps))
+        times = ["--machine", machine] if machine else ["--steps", folder / "steps.json"]
         command = [os.path.join(served.BIN, "moe"), "simulate", "--model", served.DEMO,
                    "--layout", f"EP{WORKERS}_TP1_PP1_DP1+A1", "--trace", folder / "trace.csv",
-                   "--steps", folder / "steps.json", "--max-sequences", "64",
-                   "--max-step-tokens", "512", "--kv-tokens", str(kv_tokens), "-o", "json"]
+                   *times, "--max-sequences", "64", "--max-step-tokens", "512",
+                   "--kv-tokens", str(kv_tokens), "-o", "json"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             sys.exit(f"error: moe simulate ended with {done.returncode}:\n{done.stderr}")
@@ -153,6 +158,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--load", type=float, default=0.5, help="share of what the engine could do")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--machine", help="a file of `moe calibrate`, in place of measured step times")
     args = parser.parse_args()
     random.seed(args.seed)
     with served.Served("--expert-parallel", str(WORKERS)) as server:
@@ -170,7 +176,7 @@ def main():
         print(f"{len(trace)} requests in {args.seconds:.0f} s, {rate:.2f}/s")
         kv_tokens = server.status()["kv_capacity_tokens"]
         real = serve_trace(server.port, trace)
-    simulated = simulate(trace, steps, kv_tokens, overhead)
+    simulated = simulate(trace, steps, args.machine, kv_tokens, overhead)
     worst = 0.0
     print(f"\n{'':18}{'engine':>10}{'simulator':>12}{'off by':>9}")
     for name, value in real.items():

@@ -1,0 +1,274 @@
+// Predicted beside measured: the time of a step as `moe plan` predicts it from a file of `moe
+// calibrate`, and as the CPU engine takes it, over widths, attention ranks, batches, decoding and
+// prompts.
+//
+//   moe calibrate --model DIR --output machine.json
+//   planner_bench --model DIR --machine machine.json [--steps 9] [--parts]
+//
+// Prints a table and the median and worst error. Nothing is fitted here: the file has a dozen
+// numbers for all lines. Ranks are processes; the machine must have nothing else to do.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_format.h"
+#include "cli/plan/hardware_options.h"
+#include "planner/forward_time.h"
+#include "planner/layout.h"
+#include "tests/bench/planner/engine_group.h"
+#include "worker/exchange/turns.h"
+
+namespace moe {
+namespace {
+
+using bench::EngineGroup;
+using model::StepTimes;
+
+struct Flags {
+  std::string model;
+  std::string machine;
+  int steps = 9;    // of decoding that count, for each line
+  int prompts = 3;  // of each length that count
+  int context = 32;
+  bool parts = false;
+};
+
+struct GroupShape {
+  int ranks;
+  int owners;
+};
+constexpr GroupShape kGroups[] = {{1, 1},  {2, 1}, {4, 1}, {8, 1},  {16, 1},
+                                  {64, 1}, {2, 2}, {8, 4}, {64, 2}, {64, 8}};
+constexpr int kBatches[] = {1, 8, 64};
+constexpr int kPrompts[] = {32, 128};
+constexpr int kMaxRows = 512;
+
+template <typename T>
+T OrDie(absl::StatusOr<T> value) {
+  if (value.ok()) return *std::move(value);
+  std::fprintf(stderr, "error: %s\n", std::string(value.status().message()).c_str());
+  std::exit(1);
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+// Seconds by part of rank 0, and of the whole step.
+struct Measured {
+  double seconds = 0;
+  std::vector<double> parts = std::vector<double>(StepTimes::kNumParts, 0);
+};
+
+// Sequences of one group. Tokens are without a pattern, as in engine_bench.
+class Sequences {
+ public:
+  Sequences(EngineGroup* group, int num_owners) : group_(group), num_owners_(num_owners) {}
+
+  // `count` more, of `length` tokens, computed in one step.
+  Measured Add(int count, int length) {
+    engine::v1::StepPlan plan;
+    for (int i = 0; i < count; ++i) {
+      const uint64_t id = lengths_.size();
+      engine::v1::NewSequence* added = plan.add_new_sequences();
+      added->set_sequence_id(id);
+      added->set_owner(Owner(id));
+      engine::v1::SamplingParams* greedy = added->mutable_sampling();
+      greedy->set_top_p(1);
+      greedy->set_repetition_penalty(1);
+      greedy->set_num_logprobs(-1);
+      greedy->set_num_prompt_logprobs(-1);
+      for (int t = 0; t < length; ++t) added->add_prompt_tokens(Token(id, t));
+      engine::v1::SequenceSlice* slice = plan.add_slices();
+      slice->set_sequence_id(id);
+      slice->set_owner(Owner(id));
+      slice->set_count(static_cast<uint32_t>(length));
+      slice->set_sample(true);
+      lengths_.push_back(length);
+    }
+    return Run(std::move(plan));
+  }
+  // The first `count` advance by one token.
+  Measured Decode(int count) {
+    engine::v1::StepPlan plan;
+    for (uint64_t id = 0; id < static_cast<uint64_t>(count); ++id) {
+      engine::v1::SequenceSlice* slice = plan.add_slices();
+      slice->set_sequence_id(id);
+      slice->set_owner(Owner(id));
+      slice->set_start(static_cast<uint32_t>(lengths_[id]));
+      slice->set_count(1);
+      slice->set_sample(true);
+      slice->set_token(Token(id, lengths_[id]));
+      ++lengths_[id];
+    }
+    return Run(std::move(plan));
+  }
+  // Forgets the last one: its place and its blocks are the next one's.
+  void Drop() { lengths_.pop_back(); }
+  int length(size_t sequence) const { return lengths_[sequence]; }
+
+ private:
+  uint32_t Owner(uint64_t id) const { return static_cast<uint32_t>(id) % num_owners_; }
+  int32_t Token(uint64_t id, int position) const {
+    return static_cast<int32_t>((id * 7919 + uint64_t(position) * 104729 + 13) %
+                                group_->vocab_size());
+  }
+  Measured Run(engine::v1::StepPlan plan) {
+    Measured measured;
+    const auto part = [this](int i) {
+      return group_->times().seconds(static_cast<StepTimes::Part>(i));
+    };
+    std::vector<double> before;
+    for (int i = 0; i < StepTimes::kNumParts; ++i) before.push_back(part(i));
+    measured.seconds = OrDie(group_->Run(std::move(plan)));
+    for (int i = 0; i < StepTimes::kNumParts; ++i) measured.parts[i] = part(i) - before[i];
+    return measured;
+  }
+
+  EngineGroup* const group_;
+  const int num_owners_;
+  std::vector<int> lengths_;  // by id
+};
+
+Measured MedianOf(const std::vector<Measured>& all) {
+  const auto median = [&all](auto value) {
+    std::vector<double> values;
+    values.reserve(all.size());
+    for (const Measured& one : all) values.push_back(value(one));
+    return Median(std::move(values));
+  };
+  Measured measured;
+  measured.seconds = median([](const Measured& one) { return one.seconds; });
+  for (int i = 0; i < StepTimes::kNumParts; ++i) {
+    measured.parts[i] = median([i](const Measured& one) { return one.parts[i]; });
+  }
+  return measured;
+}
+
+class Table {
+ public:
+  explicit Table(bool parts) : parts_(parts) {
+    std::printf("%-22s %-20s %12s %12s %7s\n", "layout", "step", "predicted ms", "measured ms",
+                "error");
+  }
+  void Add(const planner::Layout& layout, const std::string& step,
+           const planner::ForwardTime& predicted, const Measured& measured) {
+    const double error = predicted.total_seconds() / measured.seconds - 1;
+    errors_.push_back(std::abs(error));
+    std::printf(
+        "%-22s %-20s %12.2f %12.2f %+6.0f%%\n",
+        absl::StrFormat("EP%d, %d with attention", layout.expert, layout.attention_ranks).c_str(),
+        step.c_str(), predicted.total_seconds() * 1e3, measured.seconds * 1e3, error * 100);
+    if (parts_) PrintParts(predicted, measured);
+    std::fflush(stdout);
+  }
+  // The aims of the cost model.
+  void Finish() const {
+    const double worst = *std::max_element(errors_.begin(), errors_.end());
+    std::printf(
+        "%zu steps: median error %.1f%% (aim: at most 15%%), worst %.1f%% (aim: at most 40%%)\n",
+        errors_.size(), Median(errors_) * 100, worst * 100);
+  }
+
+ private:
+  static void PrintParts(const planner::ForwardTime& f, const Measured& measured) {
+    const auto ms = [&measured](StepTimes::Part part) { return measured.parts[part] * 1e3; };
+    std::printf(
+        "    predicted: attention %.2f kv %.2f router %.2f experts %.2f exchange %.2f head "
+        "%.2f host %.2f\n",
+        f.attention_seconds * 1e3, f.kv_seconds * 1e3, f.router_seconds * 1e3,
+        f.expert_seconds * 1e3, f.exchange_seconds() * 1e3, f.head_seconds * 1e3,
+        f.host_seconds * 1e3);
+    std::printf(
+        "    rank 0:    attention %.2f route %.2f dispatch %.2f experts %.2f combine %.2f "
+        "logits %.2f draws %.2f\n",
+        ms(StepTimes::kAttention), ms(StepTimes::kRoute), ms(StepTimes::kDispatch),
+        ms(StepTimes::kExperts), ms(StepTimes::kCombine), ms(StepTimes::kLogits),
+        ms(StepTimes::kSampling));
+  }
+
+  const bool parts_;
+  std::vector<double> errors_;
+};
+
+void MeasureGroup(const Flags& flags, const planner::Scenario& scenario, const GroupShape& shape,
+                  Table* table) {
+  planner::Layout layout{.expert = shape.ranks, .attention_ranks = shape.owners};
+  if (shape.ranks > 1) layout.exchange = planner::Exchange::kAllToAll;
+  const auto predict = [&](const planner::StepRows& rows) {
+    return TimeOfForward(scenario.model, scenario.device, scenario.network, scenario.assumptions,
+                         layout, rows);
+  };
+  const int cores = static_cast<int>(exchange::AllowedCores().size());
+  const auto group = OrDie(EngineGroup::Start({.model = flags.model,
+                                               .num_ranks = shape.ranks,
+                                               .num_attention_ranks = shape.owners,
+                                               .num_cores = cores,
+                                               .max_rows = kMaxRows}));
+  Sequences sequences(group.get(), shape.owners);
+  // Prompts alone, one for all owners together.
+  for (const int length : kPrompts) {
+    std::vector<Measured> measured;
+    for (int i = 0; i <= flags.prompts; ++i) {
+      const Measured one = sequences.Add(1, length);
+      sequences.Drop();
+      if (i > 0) measured.push_back(one);
+    }
+    table->Add(layout, absl::StrFormat("prompt of %d", length),
+               predict(planner::SinglePromptRows(layout, length)), MedianOf(measured));
+  }
+  const int most = *std::max_element(std::begin(kBatches), std::end(kBatches));
+  const int at_once = std::min(most, kMaxRows / flags.context);
+  for (int first = 0; first < most; first += at_once) {
+    (void)sequences.Add(std::min(at_once, most - first), flags.context);
+  }
+  for (const int batch : kBatches) {
+    const double context = sequences.length(0) + flags.steps / 2.0;
+    std::vector<Measured> measured;
+    for (int i = 0; i <= flags.steps; ++i) {
+      const Measured one = sequences.Decode(batch);
+      if (i > 0) measured.push_back(one);
+    }
+    table->Add(layout, absl::StrFormat("decode, batch %d", batch),
+               predict(planner::DecodeRows(layout, batch, context)), MedianOf(measured));
+  }
+}
+
+void Run(const Flags& flags) {
+  planner::Scenario scenario;
+  cli::HardwareOptions hardware;
+  hardware.model = flags.model;
+  hardware.machine = flags.machine;
+  const absl::Status status = ReadHardwareOptions(hardware, &scenario);
+  if (!status.ok()) {
+    std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
+    std::exit(1);
+  }
+  Table table(flags.parts);
+  for (const GroupShape& shape : kGroups) MeasureGroup(flags, scenario, shape, &table);
+  table.Finish();
+}
+
+}  // namespace
+}  // namespace moe
+
+int main(int argc, char** argv) {
+  moe::Flags flags;
+  CLI::App app{"Predicted and measured step times of the CPU engine"};
+  app.add_option("--model", flags.model)->required();
+  app.add_option("--machine", flags.machine)->required();
+  app.add_option("--steps", flags.steps)->check(CLI::Range(1, 200))->capture_default_str();
+  app.add_option("--prompts", flags.prompts)->check(CLI::Range(1, 50))->capture_default_str();
+  app.add_option("--context", flags.context)->check(CLI::Range(1, 512))->capture_default_str();
+  app.add_flag("--parts", flags.parts, "by part, too");
+  CLI11_PARSE(app, argc, argv);
+  moe::Run(flags);
+}
