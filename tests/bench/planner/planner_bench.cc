@@ -6,7 +6,12 @@
 //   planner_bench --model DIR --machine machine.json [--steps 9] [--parts]
 //
 // Prints a table and the median and worst error. Nothing is fitted here: the file has a dozen
-// numbers for all lines. Ranks are processes; the machine must have nothing else to do.
+// numbers for all lines. Ranks are processes; the machine must have nothing else to do. Where its
+// speed changes from minute to minute all the same, --moe PATH calibrates again, into that file,
+// before each group of ranks.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -33,6 +38,7 @@ using model::StepTimes;
 struct Flags {
   std::string model;
   std::string machine;
+  std::string moe;  // the program; empty: the file is taken as it is
   int steps = 9;    // of decoding that count, for each line
   int prompts = 3;  // of each length that count
   int context = 32;
@@ -242,7 +248,21 @@ void MeasureGroup(const Flags& flags, const planner::Scenario& scenario, const G
   }
 }
 
-void Run(const Flags& flags) {
+void Calibrate(const Flags& flags) {
+  const pid_t child = fork();
+  if (child == 0) {
+    // What it found is in its file; the table is what is to be read.
+    if (std::freopen("/dev/null", "w", stdout) == nullptr) _exit(1);
+    execl(flags.moe.c_str(), flags.moe.c_str(), "calibrate", "--model", flags.model.c_str(),
+          "--output", flags.machine.c_str(), "--rounds", "3", static_cast<char*>(nullptr));
+    std::fprintf(stderr, "error: cannot start %s\n", flags.moe.c_str());
+    _exit(1);
+  }
+  int status = 0;
+  if (child < 0 || waitpid(child, &status, 0) != child || status != 0) std::exit(1);
+}
+
+planner::Scenario ReadScenario(const Flags& flags) {
   planner::Scenario scenario;
   cli::HardwareOptions hardware;
   hardware.model = flags.model;
@@ -252,8 +272,15 @@ void Run(const Flags& flags) {
     std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
     std::exit(1);
   }
+  return scenario;
+}
+
+void Run(const Flags& flags) {
   Table table(flags.parts);
-  for (const GroupShape& shape : kGroups) MeasureGroup(flags, scenario, shape, &table);
+  for (const GroupShape& shape : kGroups) {
+    if (!flags.moe.empty()) Calibrate(flags);
+    MeasureGroup(flags, ReadScenario(flags), shape, &table);
+  }
   table.Finish();
 }
 
@@ -265,6 +292,7 @@ int main(int argc, char** argv) {
   CLI::App app{"Predicted and measured step times of the CPU engine"};
   app.add_option("--model", flags.model)->required();
   app.add_option("--machine", flags.machine)->required();
+  app.add_option("--moe", flags.moe, "the program, to calibrate before each group");
   app.add_option("--steps", flags.steps)->check(CLI::Range(1, 200))->capture_default_str();
   app.add_option("--prompts", flags.prompts)->check(CLI::Range(1, 50))->capture_default_str();
   app.add_option("--context", flags.context)->check(CLI::Range(1, 512))->capture_default_str();
