@@ -58,6 +58,7 @@ absl::StatusOr<Machine> DescribeMachine(const Measurements& measured) {
   const auto rates = FitProducts(measured.kernels.products);
   if (!rates.ok()) return rates.status();
   std::vector<SumSample> exchanges;
+  exchanges.reserve(measured.exchange.size());
   for (const ExchangeSample& sample : measured.exchange) {
     exchanges.push_back({{1, sample.messages, sample.bytes}, sample.seconds});
   }

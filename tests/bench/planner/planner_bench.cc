@@ -249,6 +249,7 @@ void MeasureGroup(const Flags& flags, const planner::Scenario& scenario, const G
 }
 
 void Calibrate(const Flags& flags) {
+  std::fflush(stdout);  // or the child would print it again
   const pid_t child = fork();
   if (child == 0) {
     // What it found is in its file; the table is what is to be read.
