@@ -10,7 +10,6 @@
 #include <filesystem>
 #include <fstream>
 #include <string_view>
-#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -22,9 +21,10 @@
 #include "cli/calibrate/host_times.h"
 #include "cli/calibrate/kernel_times.h"
 #include "cli/calibrate/machine_file.h"
+#include "cli/plan/inputs.h"
 #include "worker/exchange/turns.h"
 #include "worker/model/config.h"
-#include "worker/model/file.h"
+#include "worker/model/reference_model.h"
 
 namespace moe::cli {
 namespace {
@@ -33,7 +33,6 @@ namespace fs = std::filesystem;
 
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
-constexpr size_t kMaxConfigBytes = size_t{1} << 24;
 
 int Complain(const absl::Status& status) {
   std::fflush(stdout);
@@ -41,41 +40,16 @@ int Complain(const absl::Status& status) {
   return absl::IsInvalidArgument(status) ? kExitUsage : kExitFailure;
 }
 
-// allenai/OLMoE-1B-7B-0125-Instruct, config.json.
-model::ModelConfig OlmoeConfig() {
-  model::ModelConfig config;
-  config.hidden = 2048;
-  config.intermediate = 1024;
-  config.num_layers = 16;
-  config.num_heads = 16;
-  config.num_kv_heads = 16;
-  config.head_dim = 128;
-  config.num_experts = 64;
-  config.top_k = 8;
-  config.vocab_size = 50304;
-  config.max_positions = 4096;
-  return config;
-}
-
 absl::StatusOr<model::ModelConfig> ReadConfig(const std::string& path, std::string* name) {
   if (path.empty()) {
     *name = "olmoe-1b-7b";
-    return OlmoeConfig();
+    return model::OlmoeConfig();
   }
-  std::error_code error;
-  const bool is_folder = fs::is_directory(path, error);
-  if (!is_folder && !fs::exists(path, error)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--model '", path, "' is no folder with a config.json and no such file"));
-  }
-  const auto file =
-      is_folder ? model::File::OpenInDir(path, "config.json") : model::File::Open(path);
+  const auto file = ReadConfigFile(
+      path, absl::StrCat("--model '", path, "' is no folder with a config.json and no such file"));
   if (!file.ok()) return file.status();
-  const auto text = file->ReadAll(kMaxConfigBytes);
-  if (!text.ok()) return text.status();
-  const fs::path folder = is_folder ? fs::path(path) : fs::absolute(path, error).parent_path();
-  *name = model::ModelNameOfDir(folder.string());
-  return model::ParseModelConfig(*text);
+  *name = file->model_name;
+  return model::ParseModelConfig(file->json);
 }
 
 // What /proc/NAME says behind "FIELD :" the first time; empty if it does not.

@@ -57,27 +57,30 @@ absl::StatusOr<NamedJson> FindDescription(const std::string& kind, const std::st
 
 }  // namespace
 
+absl::StatusOr<ConfigFile> ReadConfigFile(const std::string& path, const std::string& missing) {
+  std::error_code error;
+  const bool is_folder = fs::is_directory(path, error);
+  if (!is_folder && !fs::exists(path, error)) return absl::InvalidArgumentError(missing);
+  auto json =
+      ReadText(is_folder ? model::File::OpenInDir(path, "config.json") : model::File::Open(path));
+  if (!json.ok()) return json.status();
+  const fs::path folder = is_folder ? fs::path(path) : fs::absolute(path, error).parent_path();
+  return ConfigFile{*std::move(json), model::ModelNameOfDir(folder.string())};
+}
+
 absl::StatusOr<planner::ModelShape> ReadModel(const std::string& name_or_path) {
   std::vector<std::string> names;
   for (planner::ModelShape& shape : planner::PublishedModels()) {
     if (shape.name == name_or_path) return std::move(shape);
     names.push_back(shape.name);
   }
-  std::error_code error;
-  const bool is_folder = fs::is_directory(name_or_path, error);
-  if (!is_folder && !fs::exists(name_or_path, error)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--model '", name_or_path,
-                     "' is no folder with a config.json, no such file, "
-                     "and none of the models known by name: ",
-                     absl::StrJoin(names, ", ")));
-  }
-  const auto config = ReadText(is_folder ? model::File::OpenInDir(name_or_path, "config.json")
-                                         : model::File::Open(name_or_path));
+  const auto config =
+      ReadConfigFile(name_or_path, absl::StrCat("--model '", name_or_path,
+                                                "' is no folder with a config.json, no such file, "
+                                                "and none of the models known by name: ",
+                                                absl::StrJoin(names, ", ")));
   if (!config.ok()) return config.status();
-  const fs::path folder =
-      is_folder ? fs::path(name_or_path) : fs::absolute(name_or_path, error).parent_path();
-  return ParseModelShape(*config, model::ModelNameOfDir(folder.string()));
+  return ParseModelShape(config->json, config->model_name);
 }
 
 absl::Status ReadHardware(const HardwareNames& names, planner::Device* device,

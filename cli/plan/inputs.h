@@ -14,6 +14,15 @@
 
 namespace moe::cli {
 
+struct ConfigFile {
+  std::string json;
+  std::string model_name;  // of the folder
+};
+
+// `path`: a folder with a config.json, or the file. InvalidArgument with the words `missing` where
+// there is neither.
+absl::StatusOr<ConfigFile> ReadConfigFile(const std::string& path, const std::string& missing);
+
 // A published model's name, a folder with a config.json, or the file.
 absl::StatusOr<planner::ModelShape> ReadModel(const std::string& name_or_path);
 

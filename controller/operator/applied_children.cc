@@ -4,6 +4,7 @@
 
 #include "controller/kube/answer.h"
 #include "controller/manifests/names.h"
+#include "controller/operator/pod_state.h"
 
 namespace moe::controller {
 namespace {
@@ -50,8 +51,7 @@ AppliedChildren::Difference AppliedChildren::Compare(const std::vector<manifests
   }
   for (const Live& live : owned) {
     const kube::ObjectKey key = kube::KeyOf(*live.object);
-    const Json::json_pointer deletion("/metadata/deletionTimestamp");
-    if (wanted.contains({live.type.plural, key}) || live.object->contains(deletion)) continue;
+    if (wanted.contains({live.type.plural, key}) || IsTerminating(*live.object)) continue;
     difference.remove.push_back({live.type, key, kube::MetadataString(*live.object, "uid")});
   }
   return difference;

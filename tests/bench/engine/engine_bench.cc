@@ -29,6 +29,7 @@
 #include "worker/exchange/turns.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/forward.h"
+#include "worker/model/reference_model.h"
 
 namespace moe {
 namespace {
@@ -64,20 +65,9 @@ void OrDie(const absl::Status& status) {
   std::exit(1);
 }
 
-// allenai/OLMoE-1B-7B-0125-Instruct, config.json.
-model::ModelConfig OlmoeConfig(int num_layers) {
-  model::ModelConfig config;
-  config.hidden = 2048;
-  config.intermediate = 1024;
+model::ModelConfig OlmoeOf(int num_layers) {
+  model::ModelConfig config = model::OlmoeConfig();
   config.num_layers = num_layers;
-  config.num_heads = 16;
-  config.num_kv_heads = 16;
-  config.head_dim = 128;
-  config.num_experts = 64;
-  config.top_k = 8;
-  config.vocab_size = 50304;
-  config.max_positions = 4096;
-  config.eos_token_ids = {50279};
   return config;
 }
 
@@ -85,7 +75,7 @@ void MakeModelIfAbsent(const Flags& flags) {
   if (std::filesystem::exists(flags.model)) return;
   std::fprintf(stderr, "writing random weights of %d layers to %s\n", flags.layers,
                flags.model.c_str());
-  OrDie(model::WriteRandomCheckpoint(flags.model, OlmoeConfig(flags.layers), /*seed=*/1,
+  OrDie(model::WriteRandomCheckpoint(flags.model, OlmoeOf(flags.layers), /*seed=*/1,
                                      {.init_std = 0.02F}));
 }
 

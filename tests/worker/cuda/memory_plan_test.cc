@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "worker/cuda/weight_layout.h"
 #include "worker/model/forward.h"
+#include "worker/model/reference_model.h"
 
 namespace moe::cuda {
 namespace {
@@ -16,21 +17,6 @@ using testing::AllOf;
 using testing::HasSubstr;
 
 constexpr uint64_t kGiB = uint64_t{1} << 30;
-
-model::ModelConfig Olmoe() {
-  model::ModelConfig config;
-  config.hidden = 2048;
-  config.intermediate = 1024;
-  config.num_layers = 16;
-  config.num_heads = 16;
-  config.num_kv_heads = 16;
-  config.head_dim = 128;
-  config.num_experts = 64;
-  config.top_k = 8;
-  config.vocab_size = 50304;
-  config.max_positions = 4096;
-  return config;
-}
 
 DeviceMemory Memory(uint64_t total, uint64_t free) {
   return {.name = "GPU 0 (A GPU)", .free_bytes = free, .total_bytes = total, .share = 0.9};
@@ -41,7 +27,7 @@ RankNeeds Whole() { return {.num_local_experts = 64, .max_rows = 512, .max_posit
 std::string Message(const absl::Status& status) { return std::string(status.message()); }
 
 TEST(MemoryPlanTest, WeightsAreThoseOfTheModelAndTheCacheTakesWhatIsLeft) {
-  const auto plan = PlanMemory(Olmoe(), Whole(), Memory(80 * kGiB, 79 * kGiB));
+  const auto plan = PlanMemory(model::OlmoeConfig(), Whole(), Memory(80 * kGiB, 79 * kGiB));
   ASSERT_TRUE(plan.ok()) << plan.status();
   // 6.919 B parameters as bf16, and the alignment of each tensor.
   EXPECT_NEAR(static_cast<double>(plan->attention_weight_bytes + plan->expert_weight_bytes),
@@ -49,26 +35,27 @@ TEST(MemoryPlanTest, WeightsAreThoseOfTheModelAndTheCacheTakesWhatIsLeft) {
   EXPECT_NEAR(static_cast<double>(plan->expert_weight_bytes), 16.0 * 64 * 3 * 2048 * 1024 * 2, 1e6);
   // 90% of 80 GiB, of which 1 GiB is in use.
   EXPECT_LE(plan->num_bytes(), 71 * kGiB);
-  EXPECT_GT(plan->num_bytes(), 71 * kGiB - 2 * model::KvBlockBytes(Olmoe()));
-  EXPECT_EQ(plan->kv_bytes / model::KvBlockBytes(Olmoe()),
+  EXPECT_GT(plan->num_bytes(), 71 * kGiB - 2 * model::KvBlockBytes(model::OlmoeConfig()));
+  EXPECT_EQ(plan->kv_bytes / model::KvBlockBytes(model::OlmoeConfig()),
             static_cast<uint64_t>(plan->num_kv_blocks) + 1);
 }
 
 TEST(MemoryPlanTest, ACacheThatIsAskedForIsThatLarge) {
   RankNeeds needs = Whole();
   needs.kv_bytes = 5 * kGiB;
-  const auto plan = PlanMemory(Olmoe(), needs, Memory(80 * kGiB, 79 * kGiB));
+  const auto plan = PlanMemory(model::OlmoeConfig(), needs, Memory(80 * kGiB, 79 * kGiB));
   ASSERT_TRUE(plan.ok()) << plan.status();
-  EXPECT_EQ(static_cast<uint64_t>(plan->num_kv_blocks), 5 * kGiB / model::KvBlockBytes(Olmoe()));
+  EXPECT_EQ(static_cast<uint64_t>(plan->num_kv_blocks),
+            5 * kGiB / model::KvBlockBytes(model::OlmoeConfig()));
 }
 
 TEST(MemoryPlanTest, ReplicatedRowsAreThoseOfOneRank) {
   RankNeeds needs = Whole();
   needs.num_local_experts = 8;
   needs.num_ranks = 8;
-  const auto sharded = PlanMemory(Olmoe(), needs, Memory(80 * kGiB, 79 * kGiB));
+  const auto sharded = PlanMemory(model::OlmoeConfig(), needs, Memory(80 * kGiB, 79 * kGiB));
   needs.replicated = true;
-  const auto replicated = PlanMemory(Olmoe(), needs, Memory(80 * kGiB, 79 * kGiB));
+  const auto replicated = PlanMemory(model::OlmoeConfig(), needs, Memory(80 * kGiB, 79 * kGiB));
   ASSERT_TRUE(sharded.ok()) << sharded.status();
   ASSERT_TRUE(replicated.ok()) << replicated.status();
   // The rows of seven others, gated: [512 rows x 8 experts, 1024] bf16 each.
@@ -81,12 +68,12 @@ TEST(MemoryPlanTest, ARankOfExpertsAloneHasNoCache) {
                      .num_ranks = 64,
                      .max_rows = 64,
                      .max_positions = 4096};
-  const auto plan = PlanMemory(Olmoe(), needs, Memory(80 * kGiB, 79 * kGiB));
+  const auto plan = PlanMemory(model::OlmoeConfig(), needs, Memory(80 * kGiB, 79 * kGiB));
   ASSERT_TRUE(plan.ok()) << plan.status();
   EXPECT_EQ(plan->num_kv_blocks, 0);
   EXPECT_EQ(plan->kv_bytes, 0u);
   EXPECT_EQ(plan->attention_weight_bytes, 0u);
-  EXPECT_EQ(plan->expert_weight_bytes, WeightBytes(Olmoe(), 1, false));
+  EXPECT_EQ(plan->expert_weight_bytes, WeightBytes(model::OlmoeConfig(), 1, false));
 }
 
 struct TooLittle {
@@ -102,7 +89,7 @@ class TooLittleMemoryTest : public testing::TestWithParam<TooLittle> {};
 TEST_P(TooLittleMemoryTest, IsSaidWithWhatIsNeededByPartAndWhatWouldFit) {
   const TooLittle& param = GetParam();
   const auto plan =
-      PlanMemory(Olmoe(), param.needs,
+      PlanMemory(model::OlmoeConfig(), param.needs,
                  Memory(param.total_gib * kGiB, (param.total_gib - param.used_gib) * kGiB));
   ASSERT_EQ(plan.status().code(), absl::StatusCode::kResourceExhausted) << plan.status();
   EXPECT_THAT(
@@ -135,29 +122,29 @@ INSTANTIATE_TEST_SUITE_P(Cases, TooLittleMemoryTest,
 
 TEST(MemoryPlanTest, WhatIsSaidToFitDoesFit) {
   const DeviceMemory memory = Memory(16 * kGiB, 15 * kGiB);
-  const auto refused = PlanMemory(Olmoe(), Needs(64, 4096), memory);
+  const auto refused = PlanMemory(model::OlmoeConfig(), Needs(64, 4096), memory);
   const std::string message = Message(refused.status());
   const std::string option = "--max-context ";
   const size_t at = message.find(option);
   ASSERT_NE(at, std::string::npos) << message;
   const int context = std::stoi(message.substr(at + option.size()));
-  EXPECT_TRUE(PlanMemory(Olmoe(), Needs(64, context), memory).ok());
-  EXPECT_FALSE(PlanMemory(Olmoe(), Needs(64, context + 33), memory).ok());
+  EXPECT_TRUE(PlanMemory(model::OlmoeConfig(), Needs(64, context), memory).ok());
+  EXPECT_FALSE(PlanMemory(model::OlmoeConfig(), Needs(64, context + 33), memory).ok());
 }
 
 TEST(MemoryPlanTest, ACacheThatDoesNotFitIsRefusedWithTheRoomThatThereIs) {
   RankNeeds needs = Whole();
   needs.kv_bytes = 100 * kGiB;
-  const auto plan = PlanMemory(Olmoe(), needs, Memory(80 * kGiB, 79 * kGiB));
+  const auto plan = PlanMemory(model::OlmoeConfig(), needs, Memory(80 * kGiB, 79 * kGiB));
   ASSERT_EQ(plan.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(Message(plan.status()), testing::ContainsRegex("has room for 5[78]\\."));
   needs.kv_bytes = 10;
-  EXPECT_EQ(PlanMemory(Olmoe(), needs, Memory(80 * kGiB, 79 * kGiB)).status().code(),
+  EXPECT_EQ(PlanMemory(model::OlmoeConfig(), needs, Memory(80 * kGiB, 79 * kGiB)).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
 
 TEST(CheckModelTest, WhatTheKernelsCantRunIsNamed) {
-  EXPECT_TRUE(CheckModel(Olmoe()).ok());
+  EXPECT_TRUE(CheckModel(model::OlmoeConfig()).ok());
   struct Case {
     void (*change)(model::ModelConfig*);
     const char* message;
@@ -168,7 +155,7 @@ TEST(CheckModelTest, WhatTheKernelsCantRunIsNamed) {
            {[](model::ModelConfig* m) { m->num_experts = 1025; }, "1025 experts"},
            {[](model::ModelConfig* m) { m->top_k = 33; }, "top-33"},
            {[](model::ModelConfig* m) { m->vocab_size = 600000; }, "600000 tokens"}}) {
-    model::ModelConfig config = Olmoe();
+    model::ModelConfig config = model::OlmoeConfig();
     c.change(&config);
     const absl::Status status = CheckModel(config);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
