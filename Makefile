@@ -3,9 +3,9 @@
 #
 #   make demo          serve the demo model with 64 expert-parallel workers, ask it a question
 #   make demo ONCE=1   the same, and leave after the answer
-#   make test          build and run every test but the next: lint, sanitizers and fuzzers included
+#   make test          build and run every test: the next two
+#   make test-programs what ctest runs: tests of the programs, lint, sanitizers, fuzzers
 #   make test-cluster  the tests on a Kubernetes of their own (ARGS="-k rollout": arguments of pytest)
-#   make test-all      both
 #   make test-sanitizers   only the in-process tests under ASan+UBSan, then TSan
 #   make test-gpu      the tests of the GPU kernels; fails where there is no GPU
 #   make bench         benchmarks: kernels, exchange, planner, engine (FULL=1: 16 layers)
@@ -16,7 +16,7 @@
 #   make format lint   clang-format over the tree; clang-format and clang-tidy as checks
 #   make shell         a shell in the build container
 
-.PHONY: demo test test-cluster test-all test-sanitizers test-gpu bench bench-cluster images cluster-up cluster-down build format lint shell
+.PHONY: demo test test-programs test-cluster test-sanitizers test-gpu bench bench-cluster images cluster-up cluster-down build format lint shell
 .DEFAULT_GOAL := build
 
 export ONCE FULL JOBS PORT
@@ -25,10 +25,10 @@ demo:
 	@tools/in-container tools/demo
 
 test:
-	@tools/in-container tools/test
-
-test-all:
 	@tools/test-all
+
+test-programs:
+	@tools/in-container tools/test
 
 test-cluster:
 	@tools/test-cluster $(ARGS)

@@ -56,11 +56,24 @@ function(moe_add_cuda_checks)
     ENVIRONMENT "MOE_CUDA_ARCHITECTURES=90")
 endfunction()
 
-# Called once, from the last folder of tests, so that ctest runs these last.
+# Sets VARIABLE to the tests of FOLDER and below that were added so far.
+function(moe_tests_below folder variable)
+  get_property(tests DIRECTORY ${folder} PROPERTY TESTS)
+  get_property(subfolders DIRECTORY ${folder} PROPERTY SUBDIRECTORIES)
+  foreach(subfolder IN LISTS subfolders)
+    moe_tests_below(${subfolder} below)
+    list(APPEND tests ${below})
+  endforeach()
+  set(${variable} ${tests} PARENT_SCOPE)
+endfunction()
+
+# Called once, from the last folder of tests. The plain tests run before these; where ctest runs several
+# at a time, it needs to be told.
 function(moe_add_checks)
   if(MOE_SANITIZE OR MOE_CUDA OR NOT MOE_BUILD_TESTS)
     return()
   endif()
+  moe_tests_below(${CMAKE_SOURCE_DIR}/tests plain_tests)
   add_test(NAME lint COMMAND ${CMAKE_SOURCE_DIR}/tools/lint)
   set_tests_properties(lint PROPERTIES RUN_SERIAL ON TIMEOUT 2400 LABELS slow
     ENVIRONMENT "MOE_BUILD_DIR=${CMAKE_BINARY_DIR}")
@@ -80,4 +93,5 @@ function(moe_add_checks)
       FIXTURES_REQUIRED address TIMEOUT 600 LABELS "slow;fuzz"
       ENVIRONMENT "MOE_BUILD_DIR=${CMAKE_BINARY_DIR}")
   endforeach()
+  set_tests_properties(lint address.build thread.build cuda.build PROPERTIES DEPENDS "${plain_tests}")
 endfunction()

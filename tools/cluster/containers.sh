@@ -19,14 +19,19 @@ the_name() {
   echo "$names"
 }
 
+# The programs and the image of a cluster's node, made when they are missing: sets $binaries and $image.
+prepare_cluster() {
+  binaries=$("$here/binaries")
+  image=$(ensure_image moe-operator-node "$here/node.Containerfile" "the image of a cluster's node (once)")
+}
+
 # start_cluster KIND NAME COMMAND [podman run argument ...]: returns when it is ready. Interrupted or
 # failed, it leaves nothing but, on failure, the end of its logs on stderr.
 start_cluster() {
   local kind=$1 name=$2 command=$3
   shift 3
   local binaries image folder
-  binaries=$("$here/binaries")
-  image=$(ensure_image moe-operator-node "$here/node.Containerfile" "the image of a cluster's node (once)")
+  prepare_cluster
   folder=$(folder_of "$name")
   mkdir -p -m 700 "$folder"
   trap 'stop_cluster "$name"; exit 130' INT TERM HUP
