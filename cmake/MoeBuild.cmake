@@ -47,7 +47,6 @@ if(MOE_SANITIZE MATCHES "thread")
                    -Wl,--wrap=_ZNK4absl7debian712Notification19WaitForNotificationEv)
 endif()
 
-# Builds with sanitizers only: the plain build still sees a missing #include.
 include(MoePrecompiled)
 
 # moe_add_library(NAME SOURCES a.cc ... [DEPS lib ...]): a static library of this project.
@@ -97,10 +96,8 @@ function(moe_add_test name)
   endif()
   moe_add_executable(${name}
     SOURCES ${ARG_SOURCES} DEPS ${ARG_DEPS} GTest::gmock GTest::gtest_main)
-  if(MOE_SANITIZE)
-    # A third of the compile time; what is tested keeps -O1.
-    target_compile_options(${name} PRIVATE -O0)
-  endif()
+  # A third of the compile time; what is tested keeps its own.
+  target_compile_options(${name} PRIVATE -O0)
   moe_use_precompiled(${name} tests)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   if(NOT ARG_TIMEOUT)

@@ -1,24 +1,22 @@
-# Precompiled headers for the builds with sanitizers, whose compile time is mostly the headers of gRPC,
-# Abseil, nlohmann/json and GoogleTest. CMake's own are not used: what clang writes holds the path of
+# Precompiled headers, whose compile time is mostly that of gRPC, Abseil, nlohmann/json and GoogleTest:
+# for tests, and in builds with sanitizers for libraries, too. The plain build of libraries and programs
+# still sees a missing #include. CMake's own are not used: what a compiler writes holds the path of
 # the build folder, so that the compiler cache could never hit for another checkout. These live in a
 # folder named after all that they depend on, outside the checkout where a cache folder is mounted.
-
-if(NOT MOE_SANITIZE)
-  function(moe_use_precompiled)
-  endfunction()
-  return()
-endif()
 
 # A precompiled header is only taken with the options that it was made with.
 add_compile_options(-pthread)
 
 # Makes the precompiled header NAME (precompiled/NAME.h) with the directory's options and ARGN, and
-# sets MOE_PRECOMPILED_NAME to its path.
+# sets MOE_PRECOMPILED_NAME to the options that take it.
 function(moe_precompile name)
   set(headers libraries.h tests.h)
   get_directory_property(options COMPILE_OPTIONS)
   separate_arguments(flags UNIX_COMMAND "${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_RELWITHDEBINFO}")
-  list(APPEND flags ${options} -std=c++20 ${MOE_WARNINGS} -DNDEBUG_SANITIZER ${ARGN})
+  list(APPEND flags ${options} -std=c++20 ${MOE_WARNINGS} ${ARGN})
+  if(MOE_SANITIZE)
+    list(APPEND flags -DNDEBUG_SANITIZER)
+  endif()
   # Not where the checkout is.
   string(REPLACE ${CMAKE_SOURCE_DIR} . key "${CMAKE_CXX_COMPILER} ${CMAKE_CXX_COMPILER_VERSION} ${flags}")
   foreach(header IN LISTS headers)
@@ -38,8 +36,18 @@ function(moe_precompile name)
   if(DEFINED ENV{CCACHE_DIR})
     cmake_path(SET folder NORMALIZE "$ENV{CCACHE_DIR}/../precompiled/${key}")
   endif()
-  set(MOE_PRECOMPILED_${name} ${folder}/${name}.pch PARENT_SCOPE)
-  if(EXISTS ${folder}/${name}.pch)
+  if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+    set(made ${folder}/${name}.pch)
+    set(how -Xclang -fno-pch-timestamp -fpch-instantiate-templates)
+    set(use "SHELL:-include-pch ${made}")
+  else()
+    # Found beside the header that is included.
+    set(made ${folder}/${name}.h.gch)
+    set(how "")
+    set(use "SHELL:-include ${folder}/${name}.h" -Winvalid-pch -Wno-error=invalid-pch)
+  endif()
+  set(MOE_PRECOMPILED_${name} ${use} PARENT_SCOPE)
+  if(EXISTS ${made})
     return()
   endif()
   foreach(header IN LISTS headers)
@@ -49,20 +57,28 @@ function(moe_precompile name)
   # Under another name first: a build of another checkout may look for it.
   string(RANDOM random)
   execute_process(
-    COMMAND ${CMAKE_CXX_COMPILER} ${flags} -Xclang -fno-pch-timestamp -fpch-instantiate-templates
-            -x c++-header ${folder}/${name}.h -o ${folder}/${name}.pch.${random}
+    COMMAND ${CMAKE_CXX_COMPILER} ${flags} ${how} -x c++-header ${folder}/${name}.h
+            -o ${folder}/${random}.made
     COMMAND_ERROR_IS_FATAL ANY)
-  file(RENAME ${folder}/${name}.pch.${random} ${folder}/${name}.pch)
+  file(RENAME ${folder}/${random}.made ${made})
 endfunction()
 
-set(fuzzed "")
-if(MOE_BUILD_FUZZERS)
-  set(fuzzed -fsanitize=fuzzer-no-link)
+if(MOE_BUILD_TESTS)
+  # gcc takes it only where what its headers look at is defined as it was then: so everywhere, what
+  # some of the libraries' targets define.
+  set(defined -DGTEST_HAS_PTHREAD=1 -DNOMINMAX)
+  moe_precompile(tests -fPIE -O0 ${defined})
+  list(APPEND MOE_PRECOMPILED_tests ${defined})
 endif()
-moe_precompile(libraries -fPIC ${fuzzed})
-moe_precompile(tests -fPIE -O0)
+if(MOE_SANITIZE)
+  set(fuzzed "")
+  if(MOE_BUILD_FUZZERS)
+    set(fuzzed -fsanitize=fuzzer-no-link)
+  endif()
+  moe_precompile(libraries -fPIC ${fuzzed})
+endif()
 
-# moe_use_precompiled(TARGET NAME)
+# moe_use_precompiled(TARGET NAME): where there is one.
 function(moe_use_precompiled target name)
-  target_compile_options(${target} PRIVATE "SHELL:-include-pch ${MOE_PRECOMPILED_${name}}")
+  target_compile_options(${target} PRIVATE ${MOE_PRECOMPILED_${name}})
 endfunction()
