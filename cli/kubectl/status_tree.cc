@@ -47,6 +47,7 @@ constexpr Advice kAdvice[] = {
      "free nodes or add some; after worker.gangTimeout all pods are given back and tried again"},
     {"WaitingForModel", "look at the pod NAME-inspect, which reads the model's files"},
     {"WaitingForTurn", "one group of the cluster is scheduled at a time; nothing to do"},
+    {"WorkerEnded", "read `kubectl moe logs NAME`; more nodes would not help"},
 };
 
 struct Line {

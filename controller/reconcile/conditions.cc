@@ -189,7 +189,7 @@ class Conditions {
     }
     if (group.gang_retry_at > in_.now) {
       return {
-          kFalse, "BackingOff",
+          kFalse, absl::StrContains(group.reason, kEndedEarly) ? "WorkerEnded" : "BackingOff",
           absl::StrCat(message, "; attempt ", group.gang_attempts,
                        " was given up, all of its pods are made again at ",
                        absl::FormatTime("%H:%M:%S UTC", group.gang_retry_at, absl::UTCTimeZone()),

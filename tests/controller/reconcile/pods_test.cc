@@ -190,6 +190,7 @@ TEST(GangTest, AMemberThatIsLostBeforeTheStartGivesUpTheGang) {
   struct Case {
     const char* name;
     void (*lose)(Scene*);
+    const char* reason;
     const char* advice;
   };
   const std::vector<Case> cases = {
@@ -198,10 +199,10 @@ TEST(GangTest, AMemberThatIsLostBeforeTheStartGivesUpTheGang) {
          scene->pod(0, 1).phase = ObservedPod::Phase::kFailed;
          scene->pod(0, 1).exit_code = 1;
        },
-       "status.lastFailure has what it said last"},
+       "WorkerEnded", "status.lastFailure has what it said last"},
       {"it is being deleted", [](Scene* scene) { scene->pod(0, 1).terminating = true; },
-       "If there is no room for 4 pods"},
-      {"it is gone", [](Scene* scene) { scene->Erase(scene->pod(0, 1).name); },
+       "BackingOff", "If there is no room for 4 pods"},
+      {"it is gone", [](Scene* scene) { scene->Erase(scene->pod(0, 1).name); }, "BackingOff",
        "If there is no room for 4 pods"},
   };
   for (const Case& test_case : cases) {
@@ -210,6 +211,7 @@ TEST(GangTest, AMemberThatIsLostBeforeTheStartGivesUpTheGang) {
     test_case.lose(&scene);
     scene.Step();
     EXPECT_EQ(scene.group(0).gang_attempts, 1);
+    EXPECT_EQ(scene.condition("GangScheduled").reason, test_case.reason);
     EXPECT_THAT(scene.condition("GangScheduled").message, HasSubstr(test_case.advice));
     EXPECT_THAT(scene.group(0).incarnations, ElementsAre(1, 1, 1, 1));
     EXPECT_GE(All<DeletePod>(scene.Step()).size(), 3u);
