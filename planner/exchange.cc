@@ -137,8 +137,8 @@ ExchangeTime TimeOfExchange(Exchange exchange, const ExchangeShape& shape, const
     time.dispatch =
         Time(dispatch, library.dispatch_latency_seconds, library.node_dispatch_latency_seconds,
              shape.owners_at_once, network, node_link_bytes_per_second);
-    time.dispatch.latency_seconds +=
-        shape.owners_at_once * MessagesPerOwner(shape) * library.node_message_seconds;
+    time.dispatch.latency_seconds += shape.owners_at_once * MessagesPerOwner(shape) *
+                                     library.node_message_seconds / shape.core_share;
   }
   time.combine =
       Time(combine, library.combine_latency_seconds, library.node_combine_latency_seconds,

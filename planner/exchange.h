@@ -34,6 +34,8 @@ struct ExchangeShape {
   double combine_row_bytes = 0;
   // Owners whose traffic adds up because they share a machine's cores; 1: each has its own links.
   double owners_at_once = 1;
+  // Of the cores that messages of one owner alone wake ranks on, the share that they do now.
+  double core_share = 1;
 };
 
 struct PhaseTime {

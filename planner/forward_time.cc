@@ -94,17 +94,18 @@ ExpertWork WorkOfExperts(const ModelShape& model, const Layout& layout, double n
 // Experts of ranks that share cores: the work of all of them on the cores of those that have some,
 // or the busiest's on the one core that a rank without attention computes on.
 double SharedExpertSeconds(const ModelShape& model, const Device& device, const Layout& layout,
-                           double ranks, double num_rows, double visits, double load, Clock* clock,
-                           double repeats) {
+                           const Sharing& sharing, double num_rows, double visits, double load,
+                           Clock* clock, double repeats) {
   const ExpertWork mean = WorkOfExperts(model, layout, num_rows, visits, 1);
-  const double cores = device.shared_cores->num_cores;
+  const double ranks = sharing.ranks;
   if (ranks <= 1) {
-    clock->UseCores(cores);
+    clock->UseCores(sharing.expert_cores);
     return clock->Weights(mean.bytes, mean.flops, repeats);
   }
   const double reached_by_one =
       ExpectedDistinctRanks(model.num_experts, model.top_k, layout.expert) / layout.expert;
-  const double busy = std::min(cores, ranks * (1 - std::pow(1 - reached_by_one, num_rows)));
+  const double busy =
+      std::min(sharing.expert_cores, ranks * (1 - std::pow(1 - reached_by_one, num_rows)));
   const ExpertWork busiest = WorkOfExperts(model, layout, num_rows, visits, load);
   const auto seconds = [&](const ExpertWork& work, double count, double num_cores, Clock* on) {
     on->UseCores(num_cores);
@@ -185,9 +186,8 @@ ForwardTime TimeOfBatch(const ModelShape& model, const Device& device, const Net
   if (device.shared_cores.has_value()) {
     const double visits =
         network.library.owners_apart && !layout.replicated_attention ? rows.owners : 1;
-    time.expert_seconds =
-        SharedExpertSeconds(model, device, layout, sharing.ranks, rows.rows, visits,
-                            time.traffic_max_over_mean, &clock, moe_layers);
+    time.expert_seconds = SharedExpertSeconds(model, device, layout, sharing, rows.rows, visits,
+                                              time.traffic_max_over_mean, &clock, moe_layers);
     time.mean_expert_seconds = time.expert_seconds;
   } else {
     ForwardTime mean;  // what an average rank's experts take is no part of the pass
@@ -216,7 +216,10 @@ ForwardTime TimeOfBatch(const ModelShape& model, const Device& device, const Net
                       .rows_per_owner = own,
                       .dispatch_row_bytes = row_values * model.bytes_per_dispatched,
                       .combine_row_bytes = row_values * model.bytes_per_combined,
-                      .owners_at_once = sharing.owners},
+                      .owners_at_once = sharing.owners,
+                      .core_share = device.shared_cores.has_value()
+                                        ? sharing.expert_cores / device.shared_cores->num_cores
+                                        : 1},
                      network, device.node_link_bytes_per_second);
   time.dispatch_seconds = clock.Phase(moved.dispatch, moe_layers);
   time.combine_seconds = clock.Phase(moved.combine, moe_layers);

@@ -38,6 +38,10 @@ Sharing SharingOf(const Device& device, const Network& network, const Layout& la
   const double cores = device.shared_cores->num_cores;
   const double threads = std::max(1.0, std::floor(cores / OwnersOnNode(layout, sharing.ranks)));
   sharing.owner_cores = std::min(cores, sharing.owners * threads);
+  // Where ranks outnumber cores each owner has its experts run on its share of them alone
+  // (worker/exchange/turns.h), whatever the other owners do.
+  const bool in_turns = sharing.ranks > cores && !layout.replicated_attention;
+  sharing.expert_cores = in_turns ? sharing.owner_cores : cores;
   return sharing;
 }
 

@@ -15,11 +15,13 @@ namespace moe::planner {
 struct StepRows;
 
 struct Sharing {
-  double ranks = 1;        // expert ranks on the device; 1 where each has its own
-  double owners = 1;       // attention ranks on it that have rows in this step
-  double owner_rows = 0;   // of each of them: of the busiest, or of all on average if they share
-  double busiest = 1;      // rows of the busiest owner beside owner_rows
-  double owner_cores = 1;  // that these owners compute on at once; without a meaning for a GPU
+  double ranks = 1;       // expert ranks on the device; 1 where each has its own
+  double owners = 1;      // attention ranks on it that have rows in this step
+  double owner_rows = 0;  // of each of them: of the busiest, or of all on average if they share
+  double busiest = 1;     // rows of the busiest owner beside owner_rows
+  // Without a meaning for a GPU: cores that these owners compute on at once, and that experts do.
+  double owner_cores = 1;
+  double expert_cores = 1;
 };
 
 // REQUIRES: rows.owners >= 1.

@@ -58,18 +58,21 @@ TEST(SharingTest, OwnersOfAMachineAddUpAndDivideItsCores) {
     double owners;
     double owner_rows;
     double owner_cores;
+    double expert_cores;
   };
   for (const Row& row :
-       {Row{"EP64+A1+all-to-all", 8, 1, 8, 4}, Row{"EP64+A2+all-to-all", 8, 2, 4, 4},
-        Row{"EP64+A2+all-to-all", 1, 1, 1, 2},  // its two threads
-        Row{"EP64+A8+all-to-all", 10, 8, 1.25, 4}, Row{"EP64+A8+all-to-all", 2, 2, 1, 2},
-        Row{"EP8+replicated+gather", 6, 8, 6, 4}, Row{"EP1", 3, 1, 3, 4}}) {
+       {Row{"EP64+A1+all-to-all", 8, 1, 8, 4, 4}, Row{"EP64+A2+all-to-all", 8, 2, 4, 4, 4},
+        Row{"EP64+A2+all-to-all", 1, 1, 1, 2, 2},  // its two threads
+        Row{"EP64+A8+all-to-all", 10, 8, 1.25, 4, 4}, Row{"EP64+A8+all-to-all", 2, 2, 1, 2, 2},
+        Row{"EP8+replicated+gather", 6, 8, 6, 4, 4}, Row{"EP1", 3, 1, 3, 4, 4},
+        Row{"EP4+A4+all-to-all", 1, 1, 1, 1, 4}}) {  // no turns: a core for each rank
     const Layout layout = ParseLayout(row.layout).value();
     const Sharing sharing = SharingOf(scenario.device, scenario.network, layout,
                                       DecodeRows(layout, row.sequences, 100));
     EXPECT_EQ(sharing.owners, row.owners) << row.layout;
     EXPECT_EQ(sharing.owner_rows, row.owner_rows) << row.layout;
     EXPECT_EQ(sharing.owner_cores, row.owner_cores) << row.layout;
+    EXPECT_EQ(sharing.expert_cores, row.expert_cores) << row.layout;
   }
 }
 
@@ -94,6 +97,9 @@ TEST(SharingTest, ExpertsOfAllRanksAreReadByTheCoresThatHaveWork) {
   const double expected = bytes / 20e9 + flops / 400e9;
   EXPECT_NEAR(Decode(scenario, "EP64+A1+all-to-all", 1).expert_seconds, expected, expected * 0.01);
   EXPECT_NEAR(Decode(scenario, "EP1", 1).expert_seconds, expected, expected * 0.01);
+  // The owner of the row has half of the cores, and its experts run there.
+  EXPECT_NEAR(Decode(scenario, "EP64+A2+all-to-all", 1).expert_seconds,
+              bytes / 16e9 + flops / 200e9, expected * 0.01);
   // Two ranks run on two cores, which read 16 GB/s and compute at half of the rate, or wait for
   // the busier one.
   EXPECT_GE(Decode(scenario, "EP2+A1+all-to-all", 1).expert_seconds,
@@ -117,6 +123,9 @@ TEST(SharingTest, EachOwnersMessagesTakeTheirTurn) {
   // A row reaches 8 of 64 ranks, of which 1/64 is the owner.
   const double one = 16 * (30e-6 + 4e-6 * 8 * 63 / 64);
   EXPECT_NEAR(Decode(scenario, "EP64+A1+all-to-all", 1).exchange_seconds(), one, 1e-7);
+  // On the half of the cores that is its owner's.
+  EXPECT_NEAR(Decode(scenario, "EP64+A2+all-to-all", 1).exchange_seconds(),
+              16 * (30e-6 + 2 * 4e-6 * 8 * 63 / 64), 1e-7);
   EXPECT_NEAR(Decode(scenario, "EP64+A8+all-to-all", 8).exchange_seconds(),
               16 * (30e-6 + 8 * 4e-6 * 8 * 63 / 64), 1e-7);
 }
