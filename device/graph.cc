@@ -6,10 +6,10 @@ namespace moe::device {
 
 absl::StatusOr<Graph> Graph::Capture(const Stream& stream,
                                      absl::FunctionRef<absl::Status()> enqueue) {
-  // Calls of other threads do not disturb the capture.
-  absl::Status status =
-      ToStatus(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
-               "beginning to capture a graph");
+  // Calls of other threads do not disturb the capture, and NCCL may enqueue from threads of its
+  // own.
+  absl::Status status = ToStatus(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeRelaxed),
+                                 "beginning to capture a graph");
   if (!status.ok()) return status;
   const absl::Status enqueued = enqueue();
   // In any case: a stream that goes on capturing would run nothing any more.

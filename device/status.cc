@@ -80,6 +80,15 @@ absl::Status ToStatus(cudaError_t error, absl::string_view doing) {
   return status;
 }
 
+absl::Status DeviceHangs(absl::string_view doing) {
+  absl::Status status(absl::StatusCode::kDataLoss,
+                      absl::StrCat(doing,
+                                   ": the GPU hangs; it is lost to this process, which has to "
+                                   "be started again"));
+  status.SetPayload(kLostPayload, absl::Cord("hangs"));
+  return status;
+}
+
 bool IsDeviceLost(const absl::Status& status) {
   return status.GetPayload(kLostPayload).has_value();
 }

@@ -30,7 +30,11 @@ bool IsSticky(cudaError_t error);
 // arguments and launch configurations, Internal for the rest.
 absl::Status ToStatus(cudaError_t error, absl::string_view doing);
 
-// Whether `status` came from a sticky error.
+// Of a device that does not get done with its work: lost, too, since only the end of the process
+// takes the work off it. `doing`: "waiting for a step".
+absl::Status DeviceHangs(absl::string_view doing);
+
+// Whether `status` came from a sticky error or DeviceHangs.
 bool IsDeviceLost(const absl::Status& status);
 
 // The status of the launch just made. Does not wait for the kernel. Sticky errors stay; others are

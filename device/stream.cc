@@ -1,8 +1,19 @@
 #include "device/stream.h"
 
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "device/status.h"
 
 namespace moe::device {
+namespace {
+
+// A wait looks without a pause at first: as long as most steps take.
+constexpr absl::Duration kBusyWait = absl::Milliseconds(5);
+constexpr absl::Duration kPause = absl::Microseconds(50);
+
+}  // namespace
 
 absl::StatusOr<Event> Event::Create() {
   cudaEvent_t event = nullptr;
@@ -31,6 +42,24 @@ absl::StatusOr<bool> Event::Reached() const {
   absl::Status status = ToStatus(error, "asking for an event");
   if (!status.ok()) return status;
   return true;
+}
+
+absl::Status Event::WaitAtMost(absl::Duration limit) const {
+  const absl::Time begin = absl::Now();
+  while (true) {
+    const absl::StatusOr<bool> reached = Reached();
+    if (!reached.ok()) return reached.status();
+    if (*reached) return absl::OkStatus();
+    const absl::Duration waited = absl::Now() - begin;
+    if (waited > limit) {
+      return DeviceHangs(absl::StrCat("waiting ", absl::FormatDuration(limit), " for the device"));
+    }
+    if (waited < kBusyWait) {
+      std::this_thread::yield();
+    } else {
+      absl::SleepFor(kPause);
+    }
+  }
 }
 
 absl::StatusOr<Stream> Stream::Create() {

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 
 namespace moe::device {
 
@@ -29,6 +30,9 @@ class Event {
   absl::Status Record(const Stream& stream);
   // Waits on the calling thread. A kernel that failed before the point is reported here.
   absl::Status Wait() const;
+  // The same, but for longer than `limit` the device counts as lost: IsDeviceLost. Looks all the
+  // time at first, since most waits are short.
+  absl::Status WaitAtMost(absl::Duration limit) const;
   // Whether the point has been reached.
   absl::StatusOr<bool> Reached() const;
 

@@ -1,5 +1,7 @@
 #include "kernels/cuda/attention_plan.h"
 
+#include <algorithm>
+
 #include "kernels/cuda/gemm_schedule.h"
 
 namespace moe::kernels::cuda {
@@ -12,6 +14,16 @@ constexpr int kWideBlocksPerSm = 2;
 
 int NumSplits(int num_keys) { return static_cast<int>(CeilDiv(num_keys, kSplitKeys)); }
 
+bool IsNarrow(int num_columns) { return num_columns <= kWarpColumns; }
+
+// Columns that a block has at most.
+int GroupColumns(bool narrow) { return narrow ? kWarpColumns : kWarpColumns * kWideWarps; }
+
+// Whether `num_blocks` blocks without splits would leave multiprocessors idle.
+bool IsShortOfWork(int64_t num_blocks, bool narrow, const AttentionPlanOptions& options) {
+  return num_blocks < int64_t{narrow ? kNarrowBlocksPerSm : kWideBlocksPerSm} * options.num_sms;
+}
+
 }  // namespace
 
 AttentionPlan PlanAttention(absl::Span<const AttentionSlice> slices,
@@ -21,17 +33,14 @@ AttentionPlan PlanAttention(absl::Span<const AttentionSlice> slices,
   int64_t num_narrow = 0;
   int64_t num_wide = 0;
   const auto is_narrow = [&](const AttentionSlice& slice) {
-    return slice.count * heads_per_kv <= kWarpColumns;
-  };
-  const auto group_columns = [&](const AttentionSlice& slice) {
-    return is_narrow(slice) ? kWarpColumns : kWarpColumns * kWideWarps;
+    return IsNarrow(slice.count * heads_per_kv);
   };
   for (const AttentionSlice& slice : slices) {
-    const int64_t groups = CeilDiv(slice.count * heads_per_kv, group_columns(slice));
+    const int64_t groups = CeilDiv(slice.count * heads_per_kv, GroupColumns(is_narrow(slice)));
     (is_narrow(slice) ? num_narrow : num_wide) += groups * options.num_kv_heads;
   }
-  const bool split_narrow = num_narrow < int64_t{kNarrowBlocksPerSm} * options.num_sms;
-  const bool split_wide = num_wide < int64_t{kWideBlocksPerSm} * options.num_sms;
+  const bool split_narrow = IsShortOfWork(num_narrow, true, options);
+  const bool split_wide = IsShortOfWork(num_wide, false, options);
 
   for (const AttentionSlice& slice : slices) {
     if (slice.count == 0) continue;
@@ -50,7 +59,7 @@ AttentionPlan PlanAttention(absl::Span<const AttentionSlice> slices,
     const bool narrow = is_narrow(slice);
     std::vector<AttentionUnit>& units = narrow ? plan.narrow : plan.wide;
     const int columns = slice.count * heads_per_kv;
-    const int step = group_columns(slice);
+    const int step = GroupColumns(narrow);
     const int num_splits = NumSplits(end);
     const int64_t wanted = int64_t{num_splits} * slice.count;
     if (num_splits == 1 || !(narrow ? split_narrow : split_wide) ||
@@ -75,6 +84,25 @@ AttentionPlan PlanAttention(absl::Span<const AttentionSlice> slices,
     }
   }
   return plan;
+}
+
+DecodeUnits MostDecodeUnits(int num_rows, int64_t num_keys, int longest,
+                            const AttentionPlanOptions& options) {
+  const int heads_per_kv = options.num_heads / options.num_kv_heads;
+  const bool narrow = IsNarrow(heads_per_kv);
+  const auto groups = static_cast<int>(CeilDiv(heads_per_kv, GroupColumns(narrow)));
+  const bool split =
+      NumSplits(longest) > 1 &&
+      IsShortOfWork(int64_t{num_rows} * groups * options.num_kv_heads, narrow, options);
+  int64_t splits = num_rows;
+  if (split) {
+    // A row of n keys has less than n / kSplitKeys + 1 splits, and each takes a partial result.
+    splits += std::min<int64_t>(num_keys / kSplitKeys, options.max_partials);
+  }
+  const auto units = static_cast<int>(splits * groups);
+  return {.num_narrow = narrow ? units : 0,
+          .num_wide = narrow ? 0 : units,
+          .num_merges = split ? num_rows : 0};
 }
 
 }  // namespace moe::kernels::cuda

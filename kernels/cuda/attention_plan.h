@@ -71,6 +71,16 @@ struct AttentionPlanOptions {
 AttentionPlan PlanAttention(absl::Span<const AttentionSlice> slices,
                             const AttentionPlanOptions& options);
 
+// At most so many units and merges has the plan of `num_rows` slices of one row, whose rows attend
+// to `num_keys` keys in all and to no more than `longest` each.
+struct DecodeUnits {
+  int num_narrow = 0;
+  int num_wide = 0;
+  int num_merges = 0;
+};
+DecodeUnits MostDecodeUnits(int num_rows, int64_t num_keys, int longest,
+                            const AttentionPlanOptions& options);
+
 }  // namespace moe::kernels::cuda
 
 #endif  // MOE_KERNELS_CUDA_ATTENTION_PLAN_H_

@@ -49,8 +49,10 @@ class CudaGroupTest : public ::testing::Test {
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
     checkpoint_ = *std::move(checkpoint);
     requests_ = MakeRequests(checkpoint_->config(), 7);
-    // Each request alone, on one GPU: what all others must equal.
-    InProcessGroup group(checkpoint_.get(), {.backend = backend_.get()});
+    // Each request alone, on one GPU, launched kernel by kernel: what all others must equal.
+    const auto plain = cuda::CudaBackend::Create({.graphs = false});
+    ASSERT_TRUE(plain.ok()) << plain.status();
+    InProcessGroup group(checkpoint_.get(), {.backend = plain->get()});
     ASSERT_TRUE(group.StartEpoch().ok());
     baseline_ = AnswerEachAlone(&group, requests_);
   }
@@ -80,8 +82,11 @@ TEST_F(CudaGroupTest, EveryWidthAndEveryWayOfRowsGivesWhatOneGpuGives) {
       InProcessGroup group(checkpoint_.get(), Options(num_ranks, num_attention_ranks, &nccl));
       const absl::Status started = group.StartEpoch();
       ASSERT_TRUE(started.ok()) << started;
+      const int64_t launches = emulator::Counts().num_graph_launches;
       ExpectSame(Collect(&group, SubmitAll(&group, requests_)), baseline_, "over NCCL");
       EXPECT_GT(nccl.num_bytes_received(), 0);
+      // Graphs only hold slots.
+      EXPECT_EQ(emulator::Counts().num_graph_launches > launches, !exact);
     }
   }
 }
@@ -96,8 +101,11 @@ TEST_F(CudaGroupTest, ReplicatedAttentionGivesWhatOneGpuGives) {
       InProcessGroup group(checkpoint_.get(), options);
       const absl::Status started = group.StartEpoch();
       ASSERT_TRUE(started.ok()) << started;
+      const int64_t launches = emulator::Counts().num_graph_launches;
       ExpectSame(Collect(&group, SubmitAll(&group, requests_)), baseline_, "over NCCL");
       EXPECT_GT(nccl.num_bytes_received(), 0);
+      // Graphs only hold slots.
+      EXPECT_EQ(emulator::Counts().num_graph_launches > launches, !exact);
     }
   }
 }

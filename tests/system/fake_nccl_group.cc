@@ -1,9 +1,11 @@
 #include "tests/system/fake_nccl_group.h"
 
+#include <functional>
 #include <utility>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/kernels/emulator/runtime.h"
 
 namespace moe::testing {
 namespace {
@@ -14,8 +16,11 @@ constexpr absl::Duration kDeadline = absl::Seconds(120);  // none is expected to
 
 worker::NcclGroupsOptions FakeNcclOptions(exchange::FakeNccl* world, int rank) {
   return {.load = [world, rank]() -> absl::StatusOr<worker::MakeNcclApi> {
-            return [world, rank](const device::Stream&) {
-              return std::make_unique<exchange::FakeNcclApi>(world, rank);
+            return [world, rank](const device::Stream& stream) {
+              return std::make_unique<exchange::FakeNcclApi>(
+                  world, rank, [stream = stream.get()](std::function<void()> work) {
+                    return emulator::KeepForGraph(stream, std::move(work));
+                  });
             };
           },
           .join_deadline = kDeadline,

@@ -6,6 +6,8 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "kernels/numerics.h"
 #include "worker/daemon/host_group_exchange.h"
@@ -258,10 +260,15 @@ void InProcessGroup::WaitTokens(int num_tokens) {
   mutex_.Await(absl::Condition(&enough));
 }
 
-std::vector<int> InProcessGroup::RowsOfRankZero(int count) const {
-  std::vector<int> rows(static_cast<size_t>(options_.num_ranks));
-  rows[0] = count;
-  return rows;
+model::StepOutline InProcessGroup::TeachersOutline(uint64_t step, int start, int count) const {
+  model::StepOutline outline = {.step = step,
+                                .num_rows = std::vector<int>(options_.num_ranks),
+                                .num_keys = std::vector<int64_t>(options_.num_ranks),
+                                .longest = start + count,
+                                .is_decode = count == 1};
+  outline.num_rows[0] = count;
+  outline.num_keys[0] = start + count;
+  return outline;
 }
 
 // Where layers are not collective no plan names this rank: it runs experts until the epoch ends.
@@ -271,7 +278,11 @@ absl::Status InProcessGroup::FollowTeacher(Rank* rank) {
     if (!plan.ok()) return plan.status();
     absl::Status status;
     if (rank->model->decoder() != nullptr) status = rank->model->decoder()->Begin({}, {});
-    if (status.ok()) status = rank->layers->Run(plan->step, RowsOfRankZero(std::stoi(plan->plan)));
+    const std::vector<std::string> numbers = absl::StrSplit(plan->plan, ' ');
+    if (status.ok()) {
+      status = rank->layers->Run(
+          TeachersOutline(plan->step, std::stoi(numbers.at(0)), std::stoi(numbers.at(1))));
+    }
     if (status.ok() && rank->model->decoder() != nullptr) {
       status = rank->model->decoder()->Finish({}, [](size_t, const model::LogitResult&) {});
     }
@@ -309,12 +320,12 @@ absl::StatusOr<std::vector<float>> InProcessGroup::TeacherForced(const std::vect
       const kernels::AttentionSlice slice{
           .first_row = 0, .start = start, .count = count, .block_table = block_table.data()};
       absl::Status status =
-          rank.end->control()->SendPlan(++step, std::to_string(count), followers_of_plan);
+          rank.end->control()->SendPlan(++step, absl::StrCat(start, " ", count), followers_of_plan);
       if (status.ok()) {
         status = rank.model->decoder()->Begin({&slice, 1},
                                               absl::MakeConstSpan(tokens).subspan(start, count));
       }
-      if (status.ok()) status = rank.layers->Run(step, RowsOfRankZero(count));
+      if (status.ok()) status = rank.layers->Run(TeachersOutline(step, start, count));
       if (!status.ok()) return status;
       std::vector<model::LogitRequest> requests(count);
       for (int row = 0; row < count; ++row) requests[row].row = row;

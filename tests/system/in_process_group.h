@@ -108,7 +108,8 @@ class InProcessGroup : public engine::EventSink {
   absl::StatusOr<std::shared_ptr<worker::GroupExchange>> MakeEnd(int rank);
   absl::Status ConnectAll();
   // Of TeacherForced, whose rows are all rank 0's.
-  std::vector<int> RowsOfRankZero(int count) const;
+  // Of a step of one sequence, rank 0's.
+  model::StepOutline TeachersOutline(uint64_t step, int start, int count) const;
   absl::Status FollowTeacher(Rank* rank);
 
   const model::Checkpoint* checkpoint_;

@@ -18,7 +18,9 @@ struct CudaOptions {
   int ordinal = 0;  // of the GPU, among those that the process sees
   // Of the GPU's memory, how much may be in use at all, by this process and by others.
   double memory_share = 0.9;
-  bool graphs = true;  // decode steps as CUDA graphs
+  // Decode steps as CUDA graphs. Ranks of a group that differ in this would send each other
+  // different rows, so it is a part of the numerics id.
+  bool graphs = true;
   // Of the host, which draws what the GPU leaves to it.
   kernels::CpuLevel cpu_level = kernels::CpuLevel::kPlain;
 };
@@ -35,7 +37,9 @@ class CudaBackend : public model::Backend {
   static absl::StatusOr<std::unique_ptr<CudaBackend>> Create(const CudaOptions& options);
 
   const device::DeviceInfo& device() const { return device_; }
-  std::string numerics_id() const override { return CudaNumericsId(device_); }
+  std::string numerics_id() const override {
+    return CudaNumericsId(device_) + (options_.graphs ? "" : "-eager");
+  }
   bool on_device() const override { return true; }
   bool IsLost(const absl::Status& status) const override;
   // Makes the GPU the calling thread's. The rank allocates all of its memory now.

@@ -16,6 +16,8 @@ constexpr int kLogitRows = 256;
 // Partial results of split attention. Slices are split while there are fewer blocks than a GPU
 // runs at once, so more would be used by nobody.
 constexpr int kPartials = 2048;
+// Multiprocessors of an H100 or H200.
+constexpr int kPlannedSms = 132;
 
 }  // namespace
 
@@ -99,6 +101,14 @@ LocalExchangeBuffers LayOutLocalExchange(const model::ModelConfig& config, const
   buffers.pairs = memory->Take<kernels::ExpertRow>(pairs);
   buffers.outputs = memory->Take<BFloat16>(pairs * config.hidden);
   return buffers;
+}
+
+kernels::cuda::AttentionPlanOptions PlanOptions(const model::ModelConfig& config,
+                                                const RankSizes& sizes) {
+  return {.num_heads = config.num_heads,
+          .num_kv_heads = config.num_kv_heads,
+          .num_sms = kPlannedSms,
+          .max_partials = sizes.max_partials};
 }
 
 StepShape LargestStep(const RankSizes& sizes) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/bf16.h"
+#include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/draw.h"
 #include "kernels/cuda/log_softmax.h"
 #include "kernels/experts.h"
@@ -83,6 +84,11 @@ struct LocalExchangeBuffers {
 };
 LocalExchangeBuffers LayOutLocalExchange(const model::ModelConfig& config, const RankSizes& sizes,
                                          Bump* memory);
+
+// How attention's rows are dealt out. The same on every GPU, so that all ranks of a step find the
+// same shape of it: what fills most GPUs.
+kernels::cuda::AttentionPlanOptions PlanOptions(const model::ModelConfig& config,
+                                                const RankSizes& sizes);
 
 // The largest shape of a step.
 StepShape LargestStep(const RankSizes& sizes);

@@ -17,23 +17,9 @@
 #include "kernels/rope.h"
 
 namespace moe::cuda {
-namespace {
 
 using kernels::AttentionSlice;
 using kernels::BFloat16;
-using kernels::cuda::AttentionPlan;
-
-bool IsDecode(absl::Span<const AttentionSlice> slices) {
-  return std::all_of(slices.begin(), slices.end(),
-                     [](const AttentionSlice& slice) { return slice.count == 1; });
-}
-
-bool Fits(const StepShape& shape, const StepShape& largest) {
-  return shape.num_rows <= largest.num_rows && shape.num_narrow <= largest.num_narrow &&
-         shape.num_wide <= largest.num_wide && shape.num_merges <= largest.num_merges;
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<CudaDecoder>> CudaDecoder::Create(
     const model::ModelConfig& config, const DeviceWeights* weights, const DecoderMemory& memory,
@@ -105,42 +91,38 @@ absl::Status CudaDecoder::Begin(absl::Span<const AttentionSlice> slices,
       config_, {.max_rows = options_.sizes.max_rows, .max_positions = options_.sizes.max_positions},
       slices, tokens);
   if (!status.ok()) return status;
-  const AttentionPlan plan =
-      kernels::cuda::PlanAttention(slices, {.num_heads = config_.num_heads,
-                                            .num_kv_heads = config_.num_kv_heads,
-                                            .num_sms = gpu_.num_sms,
-                                            .max_partials = options_.sizes.max_partials});
-  if (plan.block_table.size() > static_cast<size_t>(options_.num_kv_blocks)) {
+  plan_ = kernels::cuda::PlanAttention(slices, PlanOptions(config_, options_.sizes));
+  if (plan_.block_table.size() > static_cast<size_t>(options_.num_kv_blocks)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("a step whose sequences have %d KV blocks, of a cache of %d",
-                        plan.block_table.size(), options_.num_kv_blocks));
+                        plan_.block_table.size(), options_.num_kv_blocks));
   }
-  for (const int32_t block : plan.block_table) {
+  for (const int32_t block : plan_.block_table) {
     if (block < 0 || block >= options_.num_kv_blocks) {
       return absl::InvalidArgumentError(
           absl::StrFormat("KV block %d, of a cache of %d", block, options_.num_kv_blocks));
     }
   }
-  const StepShape largest = LargestStep(options_.sizes);
-  shape_ = ShapeOf(plan);
-  const StepShape padded = PaddedShape(shape_);
-  is_padded_ = pads_decode_ && !tokens.empty() && padded.num_rows <= kMaxPaddedRows &&
-               IsDecode(slices) && Fits(padded, largest);
-  if (is_padded_) shape_ = padded;
-  if (!Fits(shape_, largest)) {
-    return absl::InternalError(absl::StrFormat(
-        "a step of %d rows has %d and %d units of attention, with room for %d", tokens.size(),
-        shape_.num_narrow, shape_.num_wide, options_.sizes.max_units));
-  }
+  tokens_.assign(tokens.begin(), tokens.end());
   num_rows_ = static_cast<int>(tokens.size());
-  is_running_ = true;
-  return UploadStep(plan, tokens);
+  return absl::OkStatus();
 }
 
-absl::Status CudaDecoder::UploadStep(const AttentionPlan& plan, absl::Span<const int32_t> tokens) {
-  const auto table_size = static_cast<int>(plan.block_table.size());
+absl::Status CudaDecoder::Upload(const std::optional<StepShape>& padded) {
+  const StepShape shape = ShapeOf(plan_);
+  shape_ = padded.value_or(shape);
+  if (!Fits(shape, shape_) || !Fits(shape_, LargestStep(options_.sizes))) {
+    return absl::InternalError(absl::StrFormat(
+        "a step of %d rows with %d and %d units of attention, planned as %d rows with %d and %d "
+        "units; there is room for %d rows and %d units",
+        shape.num_rows, shape.num_narrow, shape.num_wide, shape_.num_rows, shape_.num_narrow,
+        shape_.num_wide, options_.sizes.max_rows, options_.sizes.max_units));
+  }
+  is_running_ = true;
+  const auto table_size = static_cast<int>(plan_.block_table.size());
   Bump host(upload_.data());
-  FillStep(plan, tokens, shape_, {.block = options_.num_kv_blocks, .row = options_.sizes.max_rows},
+  FillStep(plan_, tokens_, shape_,
+           {.block = options_.num_kv_blocks, .row = options_.sizes.max_rows},
            LayOutStep(shape_, table_size, &host));
   Bump on_device(memory_.upload);
   step_ = LayOutStep(shape_, table_size, &on_device);

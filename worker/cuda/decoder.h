@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -20,6 +21,7 @@
 #include "device/stream.h"
 #include "kernels/attention.h"
 #include "kernels/bf16.h"
+#include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/gpu.h"
 #include "worker/cuda/buffers.h"
 #include "worker/cuda/experts.h"
@@ -40,9 +42,6 @@ struct DecoderMemory {
   kernels::BFloat16* kv = nullptr;  // [num_layers, num_kv_blocks + 1, 2, num_kv_heads,
                                     //  kKvBlockTokens, head_dim]
 };
-
-// Decode steps of more rows are not padded: a launch costs less than what they compute.
-inline constexpr int kMaxPaddedRows = 256;
 
 class CudaDecoder : public model::Decoder {
  public:
@@ -70,12 +69,10 @@ class CudaDecoder : public model::Decoder {
   void set_exchange(exchange::DeviceExchange* exchange) { exchange_ = exchange; }
   const exchange::DeviceExchange* exchange() const { return exchange_; }
 
-  // Whether decode steps are padded from the next one on, so that a graph can be launched for them.
-  void set_pads_decode(bool pads) { pads_decode_ = pads; }
-
-  // Of the step that has begun. All that is enqueued below follows from the shape.
-  const StepShape& shape() const { return shape_; }
-  bool is_padded() const { return is_padded_; }
+  // Enqueues what the step that has begun brings to the device; its rows and units of attention
+  // padded to `padded`, or as they are. All that is enqueued below follows from that shape.
+  // Internal where the step is larger than `padded`, or that than there is room for.
+  absl::Status Upload(const std::optional<StepShape>& padded);
 
   // Enqueue, in this order for each layer: the rows of the embedding, once; residual +=
   // o_proj(attention(norm(residual))); norm(residual) to `rows` [num_rows, hidden] and the chosen
@@ -92,8 +89,6 @@ class CudaDecoder : public model::Decoder {
               const kernels::cuda::Gpu& gpu, const device::Stream* stream,
               device::PinnedBuffer<std::byte> upload, std::unique_ptr<LogitStage> logits);
   absl::Status FillMemory();
-  absl::Status UploadStep(const kernels::cuda::AttentionPlan& plan,
-                          absl::Span<const int32_t> tokens);
   kernels::KvLayerView CacheOf(int layer) const;
 
   const model::ModelConfig& config_;
@@ -108,13 +103,13 @@ class CudaDecoder : public model::Decoder {
   const int qkv_stride_;  // (num_heads + 2 num_kv_heads) * head_dim
 
   exchange::DeviceExchange* exchange_ = nullptr;
-  bool pads_decode_ = false;
   // Of the current step.
   bool is_running_ = false;  // enqueued and not waited for
-  StepShape shape_;
-  bool is_padded_ = false;
-  int num_rows_ = 0;  // without padding
-  StepView step_;     // in device memory
+  kernels::cuda::AttentionPlan plan_;
+  std::vector<int32_t> tokens_;  // [num_rows_]
+  int num_rows_ = 0;             // without padding
+  StepShape shape_;              // with it
+  StepView step_;                // in device memory
   model::LapTimer timer_{nullptr};
 };
 

@@ -1,17 +1,22 @@
 #include "worker/cuda/local_exchange.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_format.h"
 #include "kernels/cuda/router.h"
 
 namespace moe::cuda {
 
-absl::Status LocalDeviceExchange::BeginStep(uint64_t step, absl::Span<const int> num_rows) {
-  if (num_rows.size() != 1 || num_rows[0] < 1 || num_rows[0] > max_rows_) {
-    return absl::InternalError(
-        absl::StrFormat("step %d of %d ranks with %d rows here, in a group of one with room for %d",
-                        step, num_rows.size(), num_rows.empty() ? 0 : num_rows[0], max_rows_));
+absl::Status LocalDeviceExchange::BeginStep(uint64_t step, absl::Span<const int> num_rows,
+                                            int bucket) {
+  if (num_rows.size() != 1 || num_rows[0] < 1 ||
+      std::max(num_rows[0], bucket) > options_.max_rows || (bucket > 0 && num_rows[0] > bucket)) {
+    return absl::InternalError(absl::StrFormat(
+        "step %d of %d ranks with %d rows here, bucket %d, in a group of one with "
+        "room for %d",
+        step, num_rows.size(), num_rows.empty() ? 0 : num_rows[0], bucket, options_.max_rows));
   }
-  num_rows_ = num_rows[0];
+  num_rows_ = bucket > 0 ? bucket : num_rows[0];
   return absl::OkStatus();
 }
 
@@ -29,6 +34,11 @@ absl::StatusOr<const kernels::BFloat16*> LocalDeviceExchange::RunLayer(int layer
                          buffers_.rows, buffers_.outputs);
   if (!status.ok()) return status;
   return buffers_.outputs;
+}
+
+absl::Status LocalDeviceExchange::FinishStep() {
+  absl::Status status = end_.Record(*stream_);
+  return status.ok() ? end_.WaitAtMost(options_.step_deadline) : status;
 }
 
 }  // namespace moe::cuda

@@ -3,9 +3,11 @@
 #define MOE_WORKER_CUDA_LOCAL_EXCHANGE_H_
 
 #include <cstdint>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "device/stream.h"
 #include "kernels/cuda/gpu.h"
@@ -16,35 +18,44 @@
 
 namespace moe::cuda {
 
-// What it enqueues follows from the number of rows alone, so a captured graph may hold it.
 class LocalDeviceExchange : public exchange::DeviceExchange {
  public:
+  struct Options {
+    int max_rows = 0;
+    absl::Duration step_deadline = absl::InfiniteDuration();
+  };
+
   // `experts` holds all experts of the model; not owned, as the buffers and `stream`, which is
-  // gpu.stream, are not.
+  // gpu.stream, are not. `end` is for its own use.
   LocalDeviceExchange(const model::ModelConfig& config, RankDeviceExperts* experts,
-                      const LocalExchangeBuffers& buffers, int max_rows,
-                      const kernels::cuda::Gpu& gpu, const device::Stream* stream)
+                      const LocalExchangeBuffers& buffers, const Options& options,
+                      const kernels::cuda::Gpu& gpu, const device::Stream* stream,
+                      device::Event end)
       : config_(config),
         experts_(experts),
         buffers_(buffers),
-        max_rows_(max_rows),
+        options_(options),
         gpu_(gpu),
-        stream_(stream) {}
+        stream_(stream),
+        end_(std::move(end)) {}
 
   kernels::BFloat16* rows() override { return buffers_.rows; }
   int32_t* expert_ids() override { return buffers_.expert_ids; }
-  absl::Status BeginStep(uint64_t step, absl::Span<const int> num_rows) override;
+  bool TakesBucket(int bucket) const override { return bucket <= options_.max_rows; }
+  absl::Status BeginStep(uint64_t step, absl::Span<const int> num_rows, int bucket) override;
   absl::StatusOr<const kernels::BFloat16*> RunLayer(int layer) override;
-  absl::Status FinishStep() override { return stream_->Synchronize(); }
+  // A step that does not end within its deadline has lost the device: device::IsDeviceLost.
+  absl::Status FinishStep() override;
 
  private:
   const model::ModelConfig& config_;
   RankDeviceExperts* const experts_;
   const LocalExchangeBuffers buffers_;
-  const int max_rows_;
+  const Options options_;
   const kernels::cuda::Gpu gpu_;
   const device::Stream* const stream_;
-  int num_rows_ = 0;
+  device::Event end_;  // of the step
+  int num_rows_ = 0;   // with those that fill a bucket
 };
 
 }  // namespace moe::cuda

@@ -137,8 +137,13 @@ absl::Status CudaRank::Build(const Layout& layout, model::StepTimes* times) {
   if (!experts.ok()) return experts.status();
   experts_ = *std::move(experts);
   if (spec_.num_ranks == 1) {
-    local_exchange_ = std::make_unique<LocalDeviceExchange>(config, experts_.get(), layout.exchange,
-                                                            spec_.max_rows, gpu_, &stream_);
+    auto event = device::Event::Create();
+    if (!event.ok()) return event.status();
+    local_exchange_ = std::make_unique<LocalDeviceExchange>(
+        config, experts_.get(), layout.exchange,
+        LocalDeviceExchange::Options{.max_rows = spec_.max_rows,
+                                     .step_deadline = spec_.step_deadline},
+        gpu_, &stream_, *std::move(event));
   }
   if (!spec_.attention) return absl::OkStatus();
   auto decoder = CudaDecoder::Create(
@@ -156,12 +161,10 @@ absl::StatusOr<std::unique_ptr<model::LayerLoop>> CudaRank::MakeLayers(
         "the experts of this rank lie in the memory of a GPU: a group of more than one needs the "
         "NCCL exchange");
   }
-  const bool is_local = exchange.device == nullptr;
   return std::make_unique<CudaLayerLoop>(
-      decoder_.get(), experts_.get(), is_local ? local_exchange_.get() : exchange.device, &stream_,
-      CudaLayerLoop::Options{.rank = spec_.rank,
-                             .num_layers = checkpoint_.config().num_layers,
-                             .graphs = graphs_ && is_local});
+      checkpoint_.config(), decoder_.get(), experts_.get(),
+      exchange.device == nullptr ? local_exchange_.get() : exchange.device, &stream_,
+      CudaLayerLoop::Options{.rank = spec_.rank, .sizes = sizes_, .graphs = graphs_});
 }
 
 }  // namespace moe::cuda

@@ -29,6 +29,11 @@ int PaddedCount(int count) {
   return between >= count ? between : power;
 }
 
+bool Fits(const StepShape& shape, const StepShape& other) {
+  return shape.num_rows <= other.num_rows && shape.num_narrow <= other.num_narrow &&
+         shape.num_wide <= other.num_wide && shape.num_merges <= other.num_merges;
+}
+
 StepShape ShapeOf(const AttentionPlan& plan) {
   return {.num_rows = static_cast<int>(plan.positions.size()),
           .num_narrow = static_cast<int>(plan.narrow.size()),

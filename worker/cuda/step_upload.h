@@ -30,6 +30,9 @@ struct StepShape {
 // The least of 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is not below `count`.
 int PaddedCount(int count);
 
+// Whether no count of `shape` is above that of `other`.
+bool Fits(const StepShape& shape, const StepShape& other);
+
 // The shape of a plan, and with every count padded.
 StepShape ShapeOf(const kernels::cuda::AttentionPlan& plan);
 StepShape PaddedShape(const StepShape& shape);

@@ -18,6 +18,7 @@ struct BackendOptions {
   std::string backend = "cpu";    // cpu, cuda or auto
   int gpu = 0;                    // which one, of those that the process sees
   double gpu_memory_share = 0.9;  // of a GPU's memory, how much may be in use at all
+  bool cuda_graphs = true;        // decode steps as CUDA graphs
   kernels::CpuLevel cpu_level = kernels::CpuLevel::kPlain;
 };
 

@@ -34,6 +34,7 @@ absl::StatusOr<FoundGpu> FindGpu(int gpu) {
 absl::StatusOr<std::unique_ptr<model::Backend>> MakeCudaBackend(const BackendOptions& options) {
   auto backend = cuda::CudaBackend::Create({.ordinal = options.gpu,
                                             .memory_share = options.gpu_memory_share,
+                                            .graphs = options.cuda_graphs,
                                             .cpu_level = options.cpu_level});
   if (!backend.ok()) return backend.status();
   return *std::move(backend);

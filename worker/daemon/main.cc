@@ -59,6 +59,7 @@ struct Flags {
   int gpu = 0;
   bool shares_gpu = false;
   double gpu_memory_share = 0.9;
+  std::string cuda_graphs = "on";
   bool probe = false;
   std::string token_file;
   std::string ca_file;
@@ -112,6 +113,12 @@ void AddFlags(CLI::App* app, Flags* flags) {
          "--gpu-memory-share", flags->gpu_memory_share,
          "Of a GPU's memory, how much may be in use; the KV cache takes what is left of it")
       ->check(CLI::Range(0.1, 1.0))
+      ->capture_default_str();
+  app->add_option("--cuda-graphs", flags->cuda_graphs,
+                  "on, or off: launch decode steps kernel by kernel. The same at all ranks of a "
+                  "group")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->envname("MOE_CUDA_GRAPHS")
       ->capture_default_str();
   CLI::Option* processes =
       app->add_option("--processes", flags->num_processes,
@@ -262,6 +269,7 @@ int Run(const Flags& flags, int stop_fd) {
   const moe::worker::BackendOptions backend_options = {.backend = flags.backend,
                                                        .gpu = flags.gpu,
                                                        .gpu_memory_share = flags.gpu_memory_share,
+                                                       .cuda_graphs = flags.cuda_graphs == "on",
                                                        .cpu_level = level};
   const auto decision = moe::worker::DecideBackend(backend_options);
   if (!decision.ok()) return Fail(decision.status());
@@ -340,11 +348,16 @@ int Run(const Flags& flags, int stop_fd) {
   stop.OnStop([] {});
   // An Unable must reach the controller before this process ends.
   (*membership)->Stop(absl::Seconds(2));
+  if (backend->IsLost(outcome)) {
+    // A GPU that hangs would keep whoever frees its memory.
+    Fail(outcome);
+    spdlog::shutdown();
+    std::_Exit(moe::runtime::kGpuLostExitCode);
+  }
   // Its engine thread may still tell the membership something.
   worker.reset();
   if (outcome.ok()) return 0;
-  Fail(outcome);
-  return backend->IsLost(outcome) ? moe::runtime::kGpuLostExitCode : 1;
+  return Fail(outcome);
 }
 
 }  // namespace

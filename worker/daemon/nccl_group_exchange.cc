@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/string_view.h"
-#include "worker/cuda/decoder.h"
+#include "worker/cuda/graph_shape.h"
 #include "worker/cuda/rank.h"
 #include "worker/exchange/nccl/exchange_buffers.h"
 #include "worker/exchange/nccl/nccl_exchange.h"
@@ -17,7 +17,7 @@ using exchange::NcclExchange;
 
 // Rows of one owner that there are slots for: more than a decode step that may become a graph has
 // travel in exact numbers. The same at all ranks.
-constexpr int kMaxSlotRows = cuda::kMaxPaddedRows;
+constexpr int kMaxSlotRows = cuda::kMaxGraphRows;
 
 class NcclGroupExchange final : public GroupExchange {
  public:

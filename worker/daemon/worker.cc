@@ -231,6 +231,10 @@ absl::Status Worker::Load(const Assign& assign) {
       limits.max_context() > 0
           ? std::min(static_cast<int>(limits.max_context()), config.max_positions)
           : config.max_positions;
+  RankPlace place{.shape = loaded->shape, .rank = loaded->slot};
+  if (limits.step_deadline_seconds() > 0) {
+    place.step_deadline = absl::Seconds(limits.step_deadline_seconds());
+  }
   auto rank = options_.backend->Load(
       *loaded->checkpoint,
       {.rank = loaded->slot,
@@ -243,16 +247,13 @@ absl::Status Worker::Load(const Assign& assign) {
        .kv_bytes = limits.kv_bytes(),
        .exchange_bytes =
            uses_nccl ? means_.device_groups->DeviceBytes(loaded->shape, loaded->slot) : 0,
-       .num_threads = std::max(1, static_cast<int>(limits.attention_threads()))},
+       .num_threads = std::max(1, static_cast<int>(limits.attention_threads())),
+       .step_deadline = place.step_deadline},
       metrics_->step_times(),
       [this](uint64_t done, uint64_t total) { membership_->SendLoadProgress(done, total); });
   if (!rank.ok()) return rank.status();
   loaded->model = *std::move(rank);
   if (!loaded->model->description().empty()) spdlog::info("{}", loaded->model->description());
-  RankPlace place{.shape = loaded->shape, .rank = loaded->slot};
-  if (limits.step_deadline_seconds() > 0) {
-    place.step_deadline = absl::Seconds(limits.step_deadline_seconds());
-  }
   auto exchanges = MakeExchangeMaker(assign.spec.exchange(), place, means_, loaded->model.get());
   if (!exchanges.ok()) return exchanges.status();
   loaded->exchanges = *std::move(exchanges);

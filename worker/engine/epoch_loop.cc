@@ -61,12 +61,12 @@ absl::StatusOr<v1::StepResult> RunExperts(const v1::StepPlan& plan, const EpochR
   result.set_step(plan.step());
   result.set_rank(static_cast<uint32_t>(rank.rank));
   if (plan.slices().empty()) return result;
-  const auto num_rows = RowsOfRanks(plan, rank.num_ranks, rank.replicated);
-  if (!num_rows.ok()) return num_rows.status();
-  if ((*num_rows)[static_cast<size_t>(rank.rank)] > 0) {
+  const auto outline = OutlineOf(plan, rank.num_ranks, rank.replicated);
+  if (!outline.ok()) return outline.status();
+  if (outline->num_rows[static_cast<size_t>(rank.rank)] > 0) {
     return absl::InternalError("the leader planned rows for a rank that owns no sequences");
   }
-  if (absl::Status status = rank.layers->Run(plan.step(), *num_rows); !status.ok()) return status;
+  if (absl::Status status = rank.layers->Run(*outline); !status.ok()) return status;
   return result;
 }
 

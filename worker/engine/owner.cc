@@ -22,21 +22,32 @@ void FillTop(const Logprobs& logprobs, Message* message) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<int>> RowsOfRanks(const v1::StepPlan& plan, int num_ranks,
+absl::StatusOr<model::StepOutline> OutlineOf(const v1::StepPlan& plan, int num_ranks,
                                              bool replicated) {
-  std::vector<int> num_rows(num_ranks, 0);
+  model::StepOutline outline;
+  outline.step = plan.step();
+  outline.num_rows.resize(num_ranks);
+  outline.num_keys.resize(num_ranks);
   for (const v1::SequenceSlice& slice : plan.slices()) {
     if (slice.owner() >= static_cast<uint32_t>(num_ranks)) {
       return absl::InternalError(absl::StrFormat("step %d names owner %d of %d ranks", plan.step(),
                                                  slice.owner(), num_ranks));
     }
-    num_rows[slice.owner()] += static_cast<int>(slice.count());
+    const int64_t end = int64_t{slice.start()} + slice.count();
+    outline.num_rows[slice.owner()] += static_cast<int>(slice.count());
+    outline.num_keys[slice.owner()] += end;
+    outline.longest = std::max(outline.longest, static_cast<int>(end));
+    outline.is_decode = outline.is_decode && slice.count() == 1;
   }
   if (replicated) {
-    std::fill(num_rows.begin(), num_rows.end(),
-              std::accumulate(num_rows.begin(), num_rows.end(), 0));
+    const auto give_all = [](auto* values, auto zero) {
+      std::fill(values->begin(), values->end(),
+                std::accumulate(values->begin(), values->end(), zero));
+    };
+    give_all(&outline.num_rows, 0);
+    give_all(&outline.num_keys, int64_t{0});
   }
-  return num_rows;
+  return outline;
 }
 
 Owner::Owner(const OwnerOptions& options, model::Decoder* decoder, KvBlockPool* blocks,
@@ -209,15 +220,15 @@ absl::StatusOr<v1::StepResult> Owner::RunStep(const v1::StepPlan& plan, model::L
   result.set_rank(options_.rank);
   ApplySequences(plan);
   if (absl::Status status = GatherRows(plan); !status.ok()) return status;
-  const auto num_rows = RowsOfRanks(plan, options_.num_ranks, options_.replicated);
-  if (!num_rows.ok()) return num_rows.status();
+  const auto outline = OutlineOf(plan, options_.num_ranks, options_.replicated);
+  if (!outline.ok()) return outline.status();
   if (tokens_.empty() && !layers->collective()) return result;
   // A step of no rank has no layers either: it only brings or releases sequences.
   if (plan.slices().empty()) return result;
   if (absl::Status status = decoder_->Begin(rows_, tokens_); !status.ok()) {
     return absl::IsInvalidArgument(status) ? absl::InternalError(status.message()) : status;
   }
-  if (absl::Status status = layers->Run(plan.step(), *num_rows); !status.ok()) return status;
+  if (absl::Status status = layers->Run(*outline); !status.ok()) return status;
   for (const v1::SequenceSlice* slice : my_slices_) {
     if (options_.samples) result.add_results()->set_sequence_id(slice->sequence_id());
   }

@@ -32,9 +32,9 @@ struct OwnerOptions {
   bool samples = true;      // false for replicas other than rank 0: they leave logits alone
 };
 
-// Rows of each rank in `plan`: of all its slices where attention is replicated. Internal for an
-// owner that is not there.
-absl::StatusOr<std::vector<int>> RowsOfRanks(const v1::StepPlan& plan, int num_ranks,
+// Of `plan`; where attention is replicated, all its slices are every rank's. Internal for an owner
+// that is not there.
+absl::StatusOr<model::StepOutline> OutlineOf(const v1::StepPlan& plan, int num_ranks,
                                              bool replicated);
 
 // Not thread-safe: lives on the engine thread. Survives epochs.

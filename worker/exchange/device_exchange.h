@@ -45,9 +45,20 @@ class DeviceExchange {
   virtual kernels::BFloat16* rows() = 0;  // [max_rows, hidden] bf16, device
   virtual int32_t* expert_ids() = 0;      // [max_rows, top_k], device, ascending within a row
 
+  // Whether steps of at most `bucket` rows of each rank should travel as a bucket: BeginStep. The
+  // same at all ranks.
+  virtual bool TakesBucket(int bucket) const = 0;
+
   // Begins a step. num_rows: of each rank, the same at all ranks; none above max_rows, and their
   // sum above 0. Steps ascend.
-  virtual absl::Status BeginStep(uint64_t step, absl::Span<const int> num_rows) = 0;
+  //
+  // With a bucket above 0, which must not be below any of num_rows: every rank that owns rows gives
+  // that many to each layer, of which those beyond its own count for nothing. Then all that
+  // RunLayer enqueues follows from the bucket alone, so the layers may be run while the stream
+  // captures a graph, and a graph of an earlier step of the same bucket may be launched in their
+  // place. All ranks run, capture or launch in the same step, and run the first one of a bucket:
+  // connections and kernels that a capture must find are made then.
+  virtual absl::Status BeginStep(uint64_t step, absl::Span<const int> num_rows, int bucket) = 0;
 
   // One layer: rows out, this rank's experts, outputs back. Every rank calls it for every layer,
   // in ascending order, its rows and expert_ids enqueued before. Returns one unreduced row for each

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "kernels/context.h"
 #include "worker/exchange/device_exchange.h"
 #include "worker/exchange/exchange.h"
@@ -32,6 +33,9 @@ struct RankSpec {
   uint64_t kv_bytes = 0;        // KV cache; 0: what is left of a GPU's memory
   uint64_t exchange_bytes = 0;  // of a GPU's memory, left to an exchange that allocates it itself
   int num_threads = 1;          // of the host, for attention and sampling
+  // A GPU that is a group of its own and does not end a step within this time counts as lost. In
+  // other groups the exchange sees to that.
+  absl::Duration step_deadline = absl::Seconds(10);
 };
 
 // The exchange of an epoch, as its kind has it: one of the two.

@@ -84,6 +84,16 @@ class Decoder {
   virtual absl::Status Finish(absl::Span<const LogitRequest> requests, Deliver deliver) = 0;
 };
 
+// What every rank can tell of a step from its plan. Whatever all ranks have to decide alike follows
+// from this.
+struct StepOutline {
+  uint64_t step = 0;
+  std::vector<int> num_rows = {};      // [num_ranks]
+  std::vector<int64_t> num_keys = {};  // [num_ranks]: positions that its rows attend up to, summed
+  int longest = 0;                     // the highest number of positions that a row attends to
+  bool is_decode = true;               // every sequence has one row
+};
+
 // The layers of a rank in one epoch, over the epoch's exchange. Not thread-safe: the engine thread.
 class LayerLoop {
  public:
@@ -94,9 +104,9 @@ class LayerLoop {
   virtual bool collective() const = 0;
 
   // Runs all layers of the step that this rank's decoder has begun, or this rank's experts alone.
-  //   num_rows  of each rank
-  // Aborted or DeadlineExceeded from the exchange.
-  virtual absl::Status Run(uint64_t step, absl::Span<const int> num_rows) = 0;
+  // Internal for an outline that is not the begun step's; Aborted or DeadlineExceeded from the
+  // exchange.
+  virtual absl::Status Run(const StepOutline& outline) = 0;
 };
 
 }  // namespace moe::model

@@ -189,7 +189,7 @@ absl::Status CpuDecoder::Finish(absl::Span<const LogitRequest> requests, Deliver
   return absl::OkStatus();
 }
 
-absl::Status HostLayerLoop::Run(uint64_t step, absl::Span<const int> /*num_rows*/) {
+absl::Status HostLayerLoop::Run(const StepOutline& outline) {
   if (decoder_ == nullptr) {
     return absl::InternalError("a step was planned for a rank that only holds experts");
   }
@@ -200,7 +200,7 @@ absl::Status HostLayerLoop::Run(uint64_t step, absl::Span<const int> /*num_rows*
     decoder_->Route(layer, exchange_->rows());
     timer.Lap(StepTimes::kRoute);
     absl::Status status =
-        exchange_->Dispatch(step, layer, decoder_->num_rows(), decoder_->expert_ids());
+        exchange_->Dispatch(outline.step, layer, decoder_->num_rows(), decoder_->expert_ids());
     if (!status.ok()) return status;
     timer.Lap(StepTimes::kDispatch);
     const auto outputs = exchange_->Combine();

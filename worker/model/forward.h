@@ -129,7 +129,7 @@ class HostLayerLoop : public LayerLoop {
       : decoder_(decoder), exchange_(exchange), times_(times) {}
 
   bool collective() const override { return false; }
-  absl::Status Run(uint64_t step, absl::Span<const int> num_rows) override;
+  absl::Status Run(const StepOutline& outline) override;
 
  private:
   CpuDecoder* const decoder_;

@@ -3,9 +3,11 @@
 
 #include <map>
 #include <numeric>
+#include <random>
 #include <set>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -104,6 +106,39 @@ TEST(PlanAttentionTest, FewLongSequencesAreSplitAndManyAreNot) {
   const AttentionPlan full = PlanAttention(Batch(many).slices, options);
   EXPECT_EQ(full.narrow.size(), 200u);
   EXPECT_TRUE(full.merges.empty());
+}
+
+TEST(PlanAttentionTest, ADecodeStepHasNoMoreUnitsThanCanBeToldFromItsSums) {
+  std::mt19937 random(1);
+  for (const int heads_per_kv : {1, 8, 16, 80}) {
+    for (const int max_partials : {0, 7, 10000}) {
+      for (const int num_rows : {1, 2, 9, 60}) {
+        for (const int most_keys : {1, kSplitKeys, kSplitKeys + 1, 9 * kSplitKeys}) {
+          std::vector<std::pair<int, int>> rows;
+          int64_t num_keys = 0;
+          for (int row = 0; row < num_rows; ++row) {
+            const int keys = row == 0 ? most_keys : 1 + static_cast<int>(random() % most_keys);
+            rows.emplace_back(keys - 1, 1);
+            num_keys += keys;
+          }
+          const AttentionPlanOptions options = {.num_heads = 2 * heads_per_kv,
+                                                .num_kv_heads = 2,
+                                                .num_sms = 10,
+                                                .max_partials = max_partials};
+          const AttentionPlan plan = PlanAttention(Batch(rows).slices, options);
+          const DecodeUnits most = MostDecodeUnits(num_rows, num_keys, most_keys, options);
+          EXPECT_LE(static_cast<int>(plan.narrow.size()), most.num_narrow);
+          EXPECT_LE(static_cast<int>(plan.wide.size()), most.num_wide);
+          EXPECT_LE(static_cast<int>(plan.merges.size()), most.num_merges);
+          if (most_keys <= kSplitKeys) {
+            EXPECT_EQ(plan.narrow.size() + plan.wide.size(),
+                      static_cast<size_t>(most.num_narrow + most.num_wide));
+            EXPECT_EQ(most.num_merges, 0);
+          }
+        }
+      }
+    }
+  }
 }
 
 TEST(PlanAttentionTest, RowsHaveTheirSlotsAndPositions) {

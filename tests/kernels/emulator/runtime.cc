@@ -44,6 +44,7 @@ struct Runtime {
   cudaError_t error = cudaSuccess;  // to come
   bool sticky = false;
   int64_t calls_before_error = 0;
+  bool hangs = false;
   std::map<void*, Mapping> mappings;  // of the allocations that live
 };
 Runtime& The() {
@@ -126,6 +127,11 @@ void Heal() {
   The().error = cudaSuccess;
 }
 
+void SetHanging(bool hangs) {
+  const Lock lock(The().mutex);
+  The().hangs = hangs;
+}
+
 void SetDeviceMemory(size_t total_bytes, size_t free_bytes) {
   const Lock lock(The().mutex);
   The().total_bytes = total_bytes;
@@ -135,6 +141,12 @@ void SetDeviceMemory(size_t total_bytes, size_t free_bytes) {
 cudaError_t SubmitLaunch(cudaStream_t stream, std::function<void()> work) {
   if (stream == nullptr || !stream->capturing) Count(&RuntimeCounts::num_launches);
   return Submit(stream, std::move(work));
+}
+
+bool KeepForGraph(cudaStream_t stream, std::function<void()> work) {
+  if (!stream->capturing) return false;
+  stream->captured.work.push_back(std::move(work));
+  return true;
 }
 
 }  // namespace moe::emulator
@@ -233,9 +245,16 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int) {
   return NextCall();
 }
 cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return NextCall(); }
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+  Count(&RuntimeCounts::num_records);
+  return NextCall();
+}
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return Wait(nullptr); }
-cudaError_t cudaEventQuery(cudaEvent_t) { return NextCall(); }
+cudaError_t cudaEventQuery(cudaEvent_t) {
+  const cudaError_t error = NextCall();
+  const Lock lock(The().mutex);
+  return error == cudaSuccess && The().hangs ? cudaErrorNotReady : error;
+}
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   const cudaError_t error = NextCall();

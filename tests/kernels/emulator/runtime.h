@@ -18,6 +18,7 @@ struct RuntimeCounts {
   int64_t num_device_bytes = 0;  // allocated; what was freed is not taken off
   int64_t num_host_allocations = 0;
   int64_t num_waits = 0;     // of the host for a stream or an event
+  int64_t num_records = 0;   // of events
   int64_t num_launches = 0;  // of kernels, those of graphs not among them
   int64_t num_graph_launches = 0;
 };
@@ -28,11 +29,17 @@ void FailAfter(int64_t num_calls, cudaError_t error, bool sticky);
 // No call fails any more.
 void Heal();
 
+// Whether no event is reached any more, as if a kernel did not end.
+void SetHanging(bool hangs);
+
 // The memory of the GPU, in all and free.
 void SetDeviceMemory(size_t total_bytes, size_t free_bytes);
 
 // Runs `work` at once, or keeps it where the stream is capturing a graph.
 cudaError_t SubmitLaunch(cudaStream_t stream, std::function<void()> work);
+
+// Keeps `work` where the stream is capturing a graph; false: it is not.
+bool KeepForGraph(cudaStream_t stream, std::function<void()> work);
 
 }  // namespace moe::emulator
 

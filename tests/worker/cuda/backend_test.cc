@@ -131,7 +131,7 @@ class CudaFaultTest : public CudaBackendTest {
     const kernels::AttentionSlice slice = {.count = 1, .block_table = blocks.data()};
     absl::Status status = rank_->decoder()->Begin({&slice, 1}, tokens);
     if (!status.ok()) return status;
-    status = layers_->Run(1, std::vector<int>{1});
+    status = layers_->Run(OutlineOfStep(1, {&slice, 1}));
     if (!status.ok()) return status;
     std::vector<float> logits;
     const std::vector<model::LogitRequest> requests = {{.row = 0}};
@@ -171,6 +171,22 @@ TEST_F(CudaFaultTest, AGpuThatIsLostAtAnyCallOfAStepIsTold) {
   }
   EXPECT_FALSE(backend_->IsLost(absl::OkStatus()));
   EXPECT_FALSE(backend_->IsLost(absl::DataLossError("a file was cut")));
+}
+
+TEST_F(CudaFaultTest, AGpuThatHangsIsLostWhenTheStepsDeadlineHasPassed) {
+  Write(model::TinyConfig());
+  backend_ = MakeBackend({});
+  model::RankSpec spec = Spec();
+  spec.step_deadline = absl::Milliseconds(50);
+  rank_ = Load(backend_.get(), *checkpoint_, spec);
+  ASSERT_NE(rank_, nullptr);
+  ASSERT_NO_FATAL_FAILURE(StartEpoch());
+  emulator::SetHanging(true);
+  const auto step = Step();
+  emulator::SetHanging(false);
+  ASSERT_FALSE(step.ok());
+  EXPECT_TRUE(backend_->IsLost(step.status())) << step.status();
+  EXPECT_THAT(Message(step.status()), HasSubstr("waiting 50ms for the device: the GPU hangs"));
 }
 
 TEST_F(CudaFaultTest, AfterACallThatWasRefusedTheNextEpochHasTheSameBits) {

@@ -61,7 +61,7 @@ struct CpuRank {
       }
     }
     EXPECT_TRUE(rank->decoder()->Begin(slices, tokens).ok());
-    EXPECT_TRUE(layers->Run(step_number, std::vector<int>{static_cast<int>(tokens.size())}).ok());
+    EXPECT_TRUE(layers->Run(OutlineOfStep(step_number, slices)).ok());
     std::vector<std::vector<float>> logits;
     EXPECT_TRUE(rank->decoder()
                     ->Finish(requests,
@@ -350,7 +350,7 @@ TEST_F(CudaLogitsTest, RequestsThatCantBeAreRefused) {
                                  {.row = 0, .want = Want::kLogprobs}}) {
     const kernels::AttentionSlice slice = {.count = 30, .block_table = blocks_.data()};
     ASSERT_TRUE(rank_->decoder()->Begin({&slice, 1}, tokens_).ok());
-    ASSERT_TRUE(layers_->Run(1, std::vector<int>{30}).ok());
+    ASSERT_TRUE(layers_->Run(OutlineOfStep(1, {&slice, 1})).ok());
     const absl::Status status =
         rank_->decoder()->Finish(std::vector<LogitRequest>{request},
                                  [](size_t, const model::LogitResult&) { FAIL() << "an answer"; });

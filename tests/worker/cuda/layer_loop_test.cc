@@ -58,7 +58,9 @@ TEST_F(CudaLayerLoopTest, ADecodeStepWaitsOnceAndAllocatesNothing) {
     for (int position = 0; position < 5; ++position) {
       const emulator::RuntimeCounts before = emulator::Counts();
       Decode(3, position);
-      EXPECT_EQ(emulator::Counts().num_waits, before.num_waits + 1);
+      // It waits for an event.
+      EXPECT_EQ(emulator::Counts().num_records, before.num_records + 1);
+      EXPECT_EQ(emulator::Counts().num_waits, before.num_waits);
     }
     EXPECT_EQ(emulator::Counts().num_device_allocations, loaded.num_device_allocations);
     EXPECT_EQ(emulator::Counts().num_host_allocations, loaded.num_host_allocations);
@@ -112,8 +114,9 @@ TEST_F(CudaLayerLoopTest, TheShapeThatWasNotUsedForLongestGoesFirst) {
   auto* const rank = static_cast<CudaRank*>(rank_.get());
   auto* const experts = static_cast<RankDeviceExperts*>(rank->device_experts());
   auto bounded = std::make_unique<CudaLayerLoop>(
-      static_cast<CudaDecoder*>(rank_->decoder()), experts, rank->local_exchange(), &rank->stream(),
-      CudaLayerLoop::Options{.num_layers = 2, .graphs = true, .max_graphs = 2});
+      checkpoint_->config(), static_cast<CudaDecoder*>(rank_->decoder()), experts,
+      rank->local_exchange(), &rank->stream(),
+      CudaLayerLoop::Options{.sizes = rank->sizes(), .graphs = true, .max_graphs = 2});
   CudaLayerLoop* const loop = bounded.get();
   layers_ = std::move(bounded);
   const auto graph_launches = [] { return emulator::Counts().num_graph_launches; };
@@ -133,7 +136,16 @@ TEST_F(CudaLayerLoopTest, TheShapeThatWasNotUsedForLongestGoesFirst) {
 
 TEST_F(CudaLayerLoopTest, AStepWithoutThisRankIsRefused) {
   ASSERT_NO_FATAL_FAILURE(Make(true));
-  EXPECT_EQ(layers_->Run(1, {}).code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(layers_->Run({.step = 1}).code(), absl::StatusCode::kInternal);
+}
+
+TEST_F(CudaLayerLoopTest, AnOutlineOfASmallerStepIsRefused) {
+  ASSERT_NO_FATAL_FAILURE(Make(true));
+  const std::vector<kernels::AttentionSlice> slices = {
+      {.first_row = 0, .start = 0, .count = 1, .block_table = blocks_[0].data()},
+      {.first_row = 1, .start = 0, .count = 1, .block_table = blocks_[1].data()}};
+  ASSERT_TRUE(rank_->decoder()->Begin(slices, std::vector<int32_t>{1, 2}).ok());
+  EXPECT_EQ(layers_->Run(OutlineOfStep(1, {slices.data(), 1})).code(), absl::StatusCode::kInternal);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <numeric>
@@ -43,6 +44,19 @@ struct Rows {
   const std::vector<int32_t>* blocks = nullptr;
 };
 
+// Of a group of one.
+inline model::StepOutline OutlineOfStep(uint64_t step,
+                                        absl::Span<const kernels::AttentionSlice> slices) {
+  model::StepOutline outline = {.step = step, .num_rows = {0}, .num_keys = {0}};
+  for (const kernels::AttentionSlice& slice : slices) {
+    outline.num_rows[0] += slice.count;
+    outline.num_keys[0] += slice.start + slice.count;
+    outline.longest = std::max(outline.longest, slice.start + slice.count);
+    outline.is_decode = outline.is_decode && slice.count == 1;
+  }
+  return outline;
+}
+
 // Runs a step and returns what came of `requests`.
 inline std::vector<model::LogitResult> RunStep(model::Decoder* decoder, model::LayerLoop* layers,
                                                const std::vector<Rows>& step,
@@ -61,8 +75,7 @@ inline std::vector<model::LogitResult> RunStep(model::Decoder* decoder, model::L
   }
   absl::Status status = decoder->Begin(slices, tokens);
   EXPECT_TRUE(status.ok()) << status;
-  const std::vector<int> num_rows = {static_cast<int>(tokens.size())};
-  status = layers->Run(++step_number, num_rows);
+  status = layers->Run(OutlineOfStep(++step_number, slices));
   EXPECT_TRUE(status.ok()) << status;
   std::vector<model::LogitResult> results;
   status = decoder->Finish(requests, [&](size_t i, const model::LogitResult& result) {

@@ -158,7 +158,7 @@ TEST_F(NcclGroupExchangeTest, ARankThatIsAbortedWhileItConnectsStopsAtOnce) {
     EXPECT_THAT(std::string(status.message()), Not(HasSubstr("deadline")));
   }
   abort.join();
-  EXPECT_EQ(nccl_.num_communicators(), 0);
+  nccl_.AwaitNoCommunicators();
 }
 
 TEST_F(NcclGroupExchangeTest, WhatIsNoBootstrapIsRefusedAndNotRepeated) {

@@ -73,9 +73,9 @@ class FakeLayers : public model::LayerLoop {
  public:
   explicit FakeLayers(bool collective) : collective_(collective) {}
   bool collective() const override { return collective_; }
-  absl::Status Run(uint64_t step, absl::Span<const int> rows) override {
-    steps.push_back(step);
-    num_rows.assign(rows.begin(), rows.end());
+  absl::Status Run(const model::StepOutline& outline) override {
+    steps.push_back(outline.step);
+    num_rows = outline.num_rows;
     return status;
   }
 
@@ -223,12 +223,30 @@ TEST_F(OwnerTest, ErrorsOfTheDeviceKeepTheirCodes) {
   EXPECT_EQ(owner_.RunStep(plan, &alone_).status().code(), absl::StatusCode::kDataLoss);
 }
 
-TEST_F(OwnerTest, RowsOfRanksAreThoseOfThePlan) {
+TEST_F(OwnerTest, AnOutlineTellsWhatThePlanHasForEachRank) {
   v1::StepPlan plan = Plan(9, 0, Sampling());
   AddSequence(10, 2, Sampling(), &plan);
-  EXPECT_THAT(*RowsOfRanks(plan, 3, false), ElementsAre(3, 0, 3));
-  EXPECT_THAT(*RowsOfRanks(plan, 3, true), ElementsAre(6, 6, 6));
-  EXPECT_EQ(RowsOfRanks(plan, 2, false).status().code(), absl::StatusCode::kInternal);
+  v1::SequenceSlice* decoding = plan.add_slices();
+  decoding->set_sequence_id(11);
+  decoding->set_owner(2);
+  decoding->set_start(40);
+  decoding->set_count(1);
+  auto outline = OutlineOf(plan, 3, false);
+  ASSERT_TRUE(outline.ok());
+  EXPECT_EQ(outline->step, plan.step());
+  EXPECT_THAT(outline->num_rows, ElementsAre(3, 0, 4));
+  EXPECT_THAT(outline->num_keys, ElementsAre(3, 0, 44));
+  EXPECT_EQ(outline->longest, 41);
+  EXPECT_FALSE(outline->is_decode);
+  outline = OutlineOf(plan, 3, true);
+  ASSERT_TRUE(outline.ok());
+  EXPECT_THAT(outline->num_rows, ElementsAre(7, 7, 7));
+  EXPECT_THAT(outline->num_keys, ElementsAre(47, 47, 47));
+  EXPECT_EQ(OutlineOf(plan, 2, false).status().code(), absl::StatusCode::kInternal);
+  plan.mutable_slices()->DeleteSubrange(0, 2);
+  outline = OutlineOf(plan, 3, false);
+  ASSERT_TRUE(outline.ok());
+  EXPECT_TRUE(outline->is_decode);
 }
 
 // ---- The loop of a rank that follows

@@ -62,8 +62,9 @@ class NcclCommunicator {
   virtual absl::StatusOr<NcclProgress> Finalize() = 0;
   virtual absl::Status Destroy() = 0;
 
-  // Ends everything that is under way, kernels in the stream included, and frees the communicator
-  // with its registrations. Nothing may be called after it.
+  // Ends everything that is under way, kernels in the stream included, waits until no graph holds
+  // transfers of this communicator any more, and frees it with its registrations. Nothing may be
+  // called after it.
   virtual void Abort() = 0;
 };
 

@@ -81,6 +81,11 @@ absl::Status NcclEpoch::Connect() {
   }
   if (!status.ok()) return Outcome(std::move(status));
   Due(After(options_.control.join_deadline), /*is_joining=*/true);
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+    is_watched_ = true;
+  }
   // A rank that is alone has nobody to watch but its own GPU.
   watch_ = std::thread([this] { Watch(); });
   // An error stays in the session, where the watch sees it.
@@ -187,6 +192,13 @@ absl::Status NcclEpoch::BeginLayer(int layer) {
   return absl::OkStatus();
 }
 
+absl::Status NcclEpoch::CheckLayer(int layer) const {
+  if (absl::Status status = this->status(); !status.ok()) return status;
+  if (is_in_step_ && layer >= 0 && layer < shape_.num_layers) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("layer ", layer, " of ", shape_.num_layers,
+                                                    is_in_step_ ? "" : " outside a step"));
+}
+
 absl::Status NcclEpoch::EndStep() {
   if (absl::Status status = this->status(); !status.ok()) return status;
   if (!is_in_step_) return absl::FailedPreconditionError("no step has begun");
@@ -215,12 +227,15 @@ absl::Status NcclEpoch::EndJoin() {
   return absl::OkStatus();
 }
 
+// The communicator may go on for a moment after the epoch has ended, until the watch aborts it.
 absl::Status NcclEpoch::Register(void* buffer, size_t num_bytes) {
+  if (absl::Status status = this->status(); !status.ok()) return status;
   absl::Status status = session_.Register(buffer, num_bytes);
   return status.ok() ? status : Fail(std::move(status));
 }
 
 absl::Status NcclEpoch::Enqueue(absl::Span<const Transfer> transfers) {
+  if (absl::Status status = this->status(); !status.ok()) return status;
   absl::Status status = session_.Enqueue(transfers);
   if (absl::IsFailedPrecondition(status)) return status;
   return AwaitReady();
@@ -267,15 +282,18 @@ void NcclEpoch::Abort(std::string_view reason) {
 
 void NcclEpoch::End(const absl::Status& status, int suspect) {
   LastWords words;
+  bool is_watched = false;
   {
     const absl::MutexLock lock(&mutex_);
     if (!failure_.ok()) return;
     failure_ = status;
     suspect_ = suspect;
     words = {.at = watched_at_, .suspect = suspect};
+    is_watched = is_watched_;
     has_ended_.store(true, std::memory_order_release);
   }
-  session_.Abort();
+  // Without a watch there was no step, and so there is no graph.
+  if (!is_watched) session_.Abort();
   control_->Abort(std::string(status.message()));
   // The engine thread leaves the channel now, if it is in there.
   const absl::MutexLock lock(&control_mutex_);
@@ -336,9 +354,18 @@ void NcclEpoch::Watch() {
   WatchView view{.rank = rank_, .peers = peers};
   while (true) {
     {
-      const absl::MutexLock lock(&mutex_);
-      mutex_.AwaitWithTimeout(absl::Condition(&stop_watch_), options_.watch.interval);
-      if (stop_watch_ || !failure_.ok()) return;
+      absl::ReleasableMutexLock lock(&mutex_);
+      mutex_.AwaitWithTimeout(absl::Condition(this, &NcclEpoch::HasNewsForWatch),
+                              options_.watch.interval);
+      if (!failure_.ok()) {
+        lock.Release();
+        session_.Abort();
+        return;
+      }
+      if (stop_watch_) {
+        is_watched_ = false;
+        return;
+      }
       if (deadline_ != view.deadline) view.asked_at.reset();
       view.deadline = deadline_;
       view.is_joining = is_joining_;
@@ -363,7 +390,7 @@ void NcclEpoch::Watch() {
         break;
       case WatchVerdict::Action::kEnd:
         End(verdict.status, verdict.suspect);
-        return;
+        break;
     }
   }
 }

@@ -5,11 +5,13 @@
 // channel here: NCCL has none of them. Bootstrap: rank 0 makes NCCL's id in its own process and
 // hands it out with the control channel's secret.
 //
-// What ends the epoch for one part of this object ends it for all: the communicator is aborted,
-// which also ends the kernels that wait in the stream, and so every wait of the engine thread for
-// its GPU; the other ranks are told by the control channel. A rank whose process ends is noticed
-// within WatchOptions::interval by rank 0 and all owners, and by the others when rank 0 tells them;
-// what hangs is noticed by the step's deadline (watch.h says who is named).
+// What ends the epoch for one part of this object ends it for all: every call of the engine thread
+// returns, the communicator is aborted, which also ends the kernels that wait in the stream, and
+// the other ranks are told by the control channel. The abort waits for graphs that hold the
+// communicator, so the thread that watches does it, and the engine thread drops them when a call
+// has returned an error. A rank whose process ends is noticed within WatchOptions::interval by rank
+// 0 and all owners, and by the others when rank 0 tells them; what hangs is noticed by the step's
+// deadline (watch.h says who is named).
 //
 // Tested by tests/worker/exchange/nccl/nccl_epoch_test.cc and nccl_epoch_fault_test.cc.
 #ifndef MOE_WORKER_EXCHANGE_NCCL_NCCL_EPOCH_H_
@@ -89,6 +91,8 @@ class NcclEpoch final : public ControlChannel {
   absl::Status BeginStep(uint64_t step);
   // FailedPrecondition: not in a step, or not above the layer before it.
   absl::Status BeginLayer(int layer);
+  // The same for a layer that a graph may hold: how far the step is stays as it was.
+  absl::Status CheckLayer(int layer) const;
   // The device has done everything that belongs to the step.
   absl::Status EndStep();
   bool is_in_step() const { return is_in_step_; }
@@ -137,6 +141,9 @@ class NcclEpoch final : public ControlChannel {
   void Watch();
   void TellHowFar(const WatchView& view) ABSL_LOCKS_EXCLUDED(control_mutex_, mutex_);
   void StopWatch();
+  bool HasNewsForWatch() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stop_watch_ || !failure_.ok();
+  }
 
   const GroupShape shape_;
   const int rank_;
@@ -162,7 +169,8 @@ class NcclEpoch final : public ControlChannel {
   bool is_joining_ ABSL_GUARDED_BY(mutex_) = false;
   StepLayer watched_at_ ABSL_GUARDED_BY(mutex_);
   bool stop_watch_ ABSL_GUARDED_BY(mutex_) = false;
-  std::atomic<bool> has_ended_{false};  // failure_ is set
+  bool is_watched_ ABSL_GUARDED_BY(mutex_) = false;  // the watch aborts the communicator
+  std::atomic<bool> has_ended_{false};               // failure_ is set
 
   std::thread watch_;
 };

@@ -112,41 +112,30 @@ absl::Status NcclExchange::CheckCanaries() {
 
 // ---- Steps
 
-absl::Status NcclExchange::BeginStep(uint64_t step, absl::Span<const int> num_rows) {
+bool NcclExchange::TakesBucket(int bucket) const {
+  return bucket <= shape_.max_rows &&
+         SlotsAreBest(shape_, bucket, buffers_->max_slot_rows(), thresholds_);
+}
+
+absl::Status NcclExchange::BeginStep(uint64_t step, absl::Span<const int> num_rows, int bucket) {
   const auto pattern = ChoosePattern(
-      shape_, {.num_rows = num_rows, .captured = false, .max_slot_rows = buffers_->max_slot_rows()},
+      shape_, {.num_rows = num_rows, .bucket = bucket, .max_slot_rows = buffers_->max_slot_rows()},
       thresholds_);
   if (!pattern.ok()) return pattern.status();
-  if (absl::Status status = StartStep(step, num_rows, *pattern); !status.ok()) return status;
-  is_replay_ = false;
-  count_.assign(num_rows.begin(), num_rows.begin() + NumSources(shape_));
-  num_all_rows_ = std::accumulate(count_.begin(), count_.end(), 0);
-  return absl::OkStatus();
-}
-
-absl::Status NcclExchange::BeginReplay(uint64_t step, absl::Span<const int> num_rows, int bucket) {
-  auto pattern = ChoosePattern(
-      shape_, {.num_rows = num_rows, .captured = true, .max_slot_rows = buffers_->max_slot_rows()},
-      thresholds_);
-  if (!pattern.ok()) return pattern.status();
-  if (pattern->stride > bucket) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a rank has ", pattern->stride, " rows for a graph of ", bucket));
-  }
-  pattern->stride = bucket;
-  if (absl::Status status = StartStep(step, num_rows, *pattern); !status.ok()) return status;
-  is_replay_ = true;
-  return absl::OkStatus();
-}
-
-absl::Status NcclExchange::StartStep(uint64_t step, absl::Span<const int> num_rows,
-                                     const StepPattern& pattern) {
   if (!is_connected_) return absl::FailedPreconditionError("the exchange is not connected");
-  if (is_capturing_) return absl::FailedPreconditionError("a step within a capture");
   if (absl::Status status = epoch_->BeginStep(step); !status.ok()) return status;
-  pattern_ = pattern;
-  // The device is done with the step before, so nothing reads these any more.
+  pattern_ = *pattern;
+  is_bucket_ = bucket > 0;
   const int num_sources = NumSources(shape_);
+  count_.assign(num_rows.begin(), num_rows.begin() + num_sources);
+  if (is_bucket_) count_.assign(num_sources, bucket);
+  num_all_rows_ = std::accumulate(count_.begin(), count_.end(), 0);
+  if (is_bucket_) {
+    // A graph's layers are not seen.
+    counters_.dispatch_bytes.Add(BytesIn(SlotsOut()) * shape_.num_layers);
+    counters_.combine_bytes.Add(BytesIn(SlotsBack()) * shape_.num_layers);
+  }
+  // The device is done with the step before, so nothing reads these any more.
   std::copy_n(num_rows.begin(), num_sources, buffers_->host_num_rows());
   absl::Status status =
       device::CopyToDevice<int32_t>(absl::MakeConstSpan(buffers_->host_num_rows(), num_sources),
@@ -165,33 +154,6 @@ absl::Status NcclExchange::AwaitStream() {
     return epoch_->Fail(std::move(status), epoch_->rank());
   }
   return epoch_->Await([&] { return event.Reached(); });
-}
-
-// ---- Captures
-
-absl::Status NcclExchange::BeginCapture(int bucket) {
-  if (!is_connected_) return absl::FailedPreconditionError("the exchange is not connected");
-  if (is_capturing_) return absl::FailedPreconditionError("a capture within a capture");
-  if (bucket < 1 || bucket > shape_.max_rows ||
-      (shape_.num_ranks > 1 && bucket > buffers_->max_slot_rows())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a graph of ", bucket,
-                     " rows of one rank; the "
-                     "exchange has slots for ",
-                     std::min(shape_.max_rows, buffers_->max_slot_rows())));
-  }
-  is_capturing_ = true;
-  pattern_ = {.pattern = shape_.replicated ? Pattern::kReplicatedSlots : Pattern::kSlots,
-              .stride = bucket};
-  count_.assign(NumSources(shape_), bucket);
-  num_all_rows_ = bucket * NumSources(shape_);
-  return absl::OkStatus();
-}
-
-absl::Status NcclExchange::EndCapture() {
-  if (!is_capturing_) return absl::FailedPreconditionError("no capture has begun");
-  is_capturing_ = false;
-  return absl::OkStatus();
 }
 
 }  // namespace moe::exchange

@@ -1,15 +1,11 @@
 // DeviceExchange over NCCL: the rows of a step, by the pattern that its plan makes the best
 // (step_pattern.h). Every pattern gives the same bits.
 //
-// Eager steps:     BeginStep, RunLayer for each layer, FinishStep.
-// Captured steps:  once for each bucket, while the caller captures the stream: BeginCapture,
-//                  RunLayer for each layer, EndCapture. Then for each step: BeginReplay, the
-//                  caller launches the graph, FinishStep. Graphs hold the epoch's communicator:
-//                  they end with the epoch.
-//
-// A capture of the stream has to be relaxed (cudaStreamCaptureModeRelaxed): NCCL's non-blocking
-// communicators launch from a thread of their own. Whether NCCL's transfers can be captured so has
-// not been tried on a GPU yet.
+// Steps of a bucket travel in slots, so that a graph can hold them. A graph holds the epoch's
+// communicator, whose abort waits for it (NCCL 2.28, commDestroySync): graphs are dropped when a
+// call has returned an error, and with the epoch. A capture of the stream has to be relaxed
+// (cudaStreamCaptureModeRelaxed): NCCL's non-blocking communicators launch from a thread of their
+// own. Whether NCCL's transfers can be captured so has not been tried on a GPU yet.
 //
 // Tested by tests/worker/exchange/nccl/nccl_exchange_test.cc and nccl_exchange_fault_test.cc, on
 // the emulator; nccl_gpu_test.cc needs GPUs.
@@ -58,26 +54,20 @@ class NcclExchange final : public DeviceExchange {
 
   kernels::BFloat16* rows() override { return buffers_->rows(); }
   int32_t* expert_ids() override { return buffers_->expert_ids(); }
-  absl::Status BeginStep(uint64_t step, absl::Span<const int> num_rows) override;
+  bool TakesBucket(int bucket) const override;
+  absl::Status BeginStep(uint64_t step, absl::Span<const int> num_rows, int bucket) override;
   absl::StatusOr<const kernels::BFloat16*> RunLayer(int layer) override;
 
   absl::Status FinishStep() override;
 
-  // Of `bucket` rows at each owner.
-  absl::Status BeginCapture(int bucket);
-  absl::Status EndCapture();
-  // num_rows as BeginStep; none above `bucket`. Rows of the bucket beyond an owner's go nowhere.
-  absl::Status BeginReplay(uint64_t step, absl::Span<const int> num_rows, int bucket);
-
   Pattern pattern() const { return pattern_.pattern; }  // of the last step
-  // Bytes are those of transfers with other ranks, as planned, padding included; of eager steps.
+  // Bytes are those of transfers with other ranks, as planned, padding included.
   // Times are 0: the host does not see when the device waits.
   ExchangeStats stats() const { return counters_.stats(); }
 
  private:
   NcclExchange(const NcclExchangeParts& parts, const PatternThresholds& thresholds);
 
-  absl::Status StartStep(uint64_t step, absl::Span<const int> num_rows, const StepPattern& pattern);
   absl::Status CheckCanaries();
   absl::Status RunSlots(int layer);
   absl::Status RunAllToAll(int layer);
@@ -92,6 +82,11 @@ class NcclExchange final : public DeviceExchange {
   absl::Status ReadBounds();
   absl::Status CheckBounds(bool has_incoming, bool has_outgoing) const;
   absl::Status Move(const LayerPlan& plan, Counter* bytes);
+  // What a layer of slots moves, out and back.
+  LayerPlan SlotsOut() const;
+  LayerPlan SlotsBack() const;
+  // Bytes that come in with a plan; of a send, what goes out is counted by who gets it.
+  uint64_t BytesIn(const LayerPlan& plan) const;
   // Waits until the device has done everything that the stream was given.
   absl::Status AwaitStream();
 
@@ -117,8 +112,7 @@ class NcclExchange final : public DeviceExchange {
   std::vector<device::Event> event_;  // one
 
   bool is_connected_ = false;
-  bool is_capturing_ = false;
-  bool is_replay_ = false;  // the step is a graph's: there are no layers to run
+  bool is_bucket_ = false;  // the step is
   StepPattern pattern_;
   std::vector<int> count_;  // [num sources]: rows of each that transfers carry
   int num_all_rows_ = 0;

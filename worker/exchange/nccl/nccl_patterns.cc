@@ -12,17 +12,9 @@ using kernels::cuda::ReturnedPlaces;
 using kernels::cuda::Routes;
 
 absl::StatusOr<const BFloat16*> NcclExchange::RunLayer(int layer) {
-  if (is_capturing_) {
-    if (layer < 0 || layer >= shape_.num_layers) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("layer ", layer, " of ", shape_.num_layers, " layers"));
-    }
-  } else if (is_replay_) {
-    return absl::FailedPreconditionError("the layers of this step are a graph's");
-  } else if (absl::Status status = epoch_->BeginLayer(layer); !status.ok()) {
-    return status;
-  }
-  absl::Status status;
+  // Where a bucket's step is, only a graph may know.
+  absl::Status status = is_bucket_ ? epoch_->CheckLayer(layer) : epoch_->BeginLayer(layer);
+  if (!status.ok()) return status;
   switch (pattern_.pattern) {
     case Pattern::kSlots:
       status = RunSlots(layer);
@@ -60,6 +52,26 @@ Routes NcclExchange::all_routes() const {
           .top_k = shape_.top_k};
 }
 
+uint64_t NcclExchange::BytesIn(const LayerPlan& plan) const {
+  uint64_t num_bytes = 0;
+  for (const PlannedTransfer& planned : plan) {
+    switch (planned.kind) {
+      case Transfer::Kind::kAllGather:
+        num_bytes += planned.num_bytes * (shape_.num_ranks - 1);
+        break;
+      case Transfer::Kind::kBroadcast:
+        if (planned.peer != epoch_->rank()) num_bytes += planned.num_bytes;
+        break;
+      case Transfer::Kind::kReceive:
+        num_bytes += planned.num_bytes;
+        break;
+      case Transfer::Kind::kSend:
+        break;
+    }
+  }
+  return num_bytes;
+}
+
 absl::Status NcclExchange::Move(const LayerPlan& plan, Counter* bytes) {
   transfers_.clear();
   for (const PlannedTransfer& planned : plan) {
@@ -73,15 +85,8 @@ absl::Status NcclExchange::Move(const LayerPlan& plan, Counter* bytes) {
                           .from = has_from ? at(planned.from, planned.from_offset) : nullptr,
                           .to = has_to ? at(planned.to, planned.to_offset) : nullptr,
                           .num_bytes = planned.num_bytes});
-    if (is_capturing_) continue;
-    // What comes in; of a send, what goes out is counted by who gets it.
-    if (planned.kind == Transfer::Kind::kAllGather) {
-      bytes->Add(planned.num_bytes * (shape_.num_ranks - 1));
-    } else if (planned.kind == Transfer::Kind::kReceive ||
-               (planned.kind == Transfer::Kind::kBroadcast && planned.peer != epoch_->rank())) {
-      bytes->Add(planned.num_bytes);
-    }
   }
+  if (!is_bucket_) bytes->Add(BytesIn(plan));
   return epoch_->Enqueue(transfers_);
 }
 
@@ -130,15 +135,25 @@ absl::Status NcclExchange::CheckBounds(bool has_incoming, bool has_outgoing) con
 
 // ---- Patterns
 
+LayerPlan NcclExchange::SlotsOut() const {
+  LayerPlan plan;
+  if (shape_.replicated) return plan;
+  PlanGather(shape_, epoch_->rank(), count_, pattern_.stride, sizeof(BFloat16) * shape_.hidden,
+             ExchangeBuffer::kRows, ExchangeBuffer::kInput, &plan);
+  PlanGather(shape_, epoch_->rank(), count_, pattern_.stride, sizeof(int32_t) * shape_.top_k,
+             ExchangeBuffer::kExpertIds, ExchangeBuffer::kAllExpertIds, &plan);
+  return plan;
+}
+
+LayerPlan NcclExchange::SlotsBack() const {
+  if (shape_.replicated) return PlanReplicatedSlots(shape_, num_all_rows_, buffers_->slots());
+  return PlanSlotsBack(shape_, epoch_->rank(), count_, pattern_.stride, buffers_->slots());
+}
+
 absl::Status NcclExchange::RunSlots(int layer) {
   const int stride = pattern_.stride;
   const int rank = epoch_->rank();
-  LayerPlan plan;
-  PlanGather(shape_, rank, count_, stride, sizeof(BFloat16) * shape_.hidden, ExchangeBuffer::kRows,
-             ExchangeBuffer::kInput, &plan);
-  PlanGather(shape_, rank, count_, stride, sizeof(int32_t) * shape_.top_k,
-             ExchangeBuffer::kExpertIds, ExchangeBuffer::kAllExpertIds, &plan);
-  absl::Status status = Move(plan, &counters_.dispatch_bytes);
+  absl::Status status = Move(SlotsOut(), &counters_.dispatch_bytes);
   if (!status.ok()) return status;
 
   const int slots = buffers_->slots()[rank];
@@ -150,8 +165,7 @@ absl::Status NcclExchange::RunSlots(int layer) {
   // Alone, a row's outputs are in the order of its experts already.
   if (shape_.num_ranks == 1) return absl::OkStatus();
 
-  status = Move(PlanSlotsBack(shape_, rank, count_, stride, buffers_->slots()),
-                &counters_.combine_bytes);
+  status = Move(SlotsBack(), &counters_.combine_bytes);
   if (!status.ok()) return status;
   return Scatter({.slots = buffers_->device_slots(),
                   .slots_before = buffers_->device_slots_before(),
@@ -224,8 +238,7 @@ absl::Status NcclExchange::RunReplicatedSlots(int layer) {
                   .max_pairs_of_expert = num_local_experts_ > 0 ? num_all_rows_ : 0},
                  buffers_->rows(), buffers_->outputs());
   if (!status.ok() || shape_.num_ranks == 1) return status;
-  status =
-      Move(PlanReplicatedSlots(shape_, num_all_rows_, buffers_->slots()), &counters_.combine_bytes);
+  status = Move(SlotsBack(), &counters_.combine_bytes);
   if (!status.ok()) return status;
   return Scatter({.slots = buffers_->device_slots(),
                   .slots_before = buffers_->device_slots_before(),

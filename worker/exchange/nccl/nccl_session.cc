@@ -126,12 +126,14 @@ absl::Status NcclSession::FinishClose() {
 }
 
 void NcclSession::Abort() {
-  const absl::MutexLock lock(&mutex_);
-  is_aborted_ = true;
-  if (communicator_ == nullptr) return;
-  communicator_->Abort();  // frees the registrations too
-  handles_.clear();
-  communicator_ = nullptr;
+  std::unique_ptr<NcclCommunicator> communicator;
+  {
+    const absl::MutexLock lock(&mutex_);
+    is_aborted_ = true;
+    communicator = std::move(communicator_);
+    handles_.clear();
+  }
+  if (communicator != nullptr) communicator->Abort();  // frees the registrations too
 }
 
 }  // namespace moe::exchange

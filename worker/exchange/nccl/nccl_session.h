@@ -3,7 +3,9 @@
 //
 // NCCL frees a communicator in its abort, so no other call may be inside it then. Each call here
 // holds one lock for its own time, which is short because communicators are non-blocking: an abort
-// waits for a call that enqueues, never for one that waits for other ranks. Who waits polls.
+// waits for a call that enqueues, never for one that waits for other ranks. Who waits polls. The
+// abort itself waits for captured graphs that hold the communicator, outside the lock: whoever owns
+// them may be in a call here, which now returns Aborted.
 //
 // Tested by tests/worker/exchange/nccl/nccl_session_test.cc.
 #ifndef MOE_WORKER_EXCHANGE_NCCL_NCCL_SESSION_H_
@@ -64,7 +66,9 @@ class NcclSession {
   absl::Status BeginClose() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status FinishClose() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Ends everything, kernels that wait in the stream included. Any thread, any number of times.
+  // Ends everything, kernels that wait in the stream included, and waits until graphs that hold
+  // transfers are gone, which another thread has to see to. Any thread, any number of times; only
+  // the first call waits.
   void Abort() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:

@@ -47,6 +47,13 @@ absl::Status CheckRows(const GroupShape& shape, absl::Span<const int> num_rows) 
   return any ? absl::OkStatus() : absl::InvalidArgumentError("a step without rows");
 }
 
+Pattern SlotPattern(const GroupShape& shape) {
+  return shape.replicated ? Pattern::kReplicatedSlots : Pattern::kSlots;
+}
+Pattern ExactPattern(const GroupShape& shape) {
+  return shape.replicated ? Pattern::kReplicatedExact : Pattern::kAllToAll;
+}
+
 }  // namespace
 
 absl::string_view PatternName(Pattern pattern) {
@@ -101,27 +108,33 @@ double BytesInPattern(const GroupShape& shape, Pattern pattern, int stride) {
   return 0;
 }
 
+bool SlotsAreBest(const GroupShape& shape, int num_rows, int max_slot_rows,
+                  const PatternThresholds& thresholds) {
+  // Alone, nothing travels and no slot is unused.
+  if (shape.num_ranks == 1) return true;
+  if (num_rows > max_slot_rows) return false;
+  const double surplus = BytesInPattern(shape, SlotPattern(shape), num_rows) -
+                         BytesInPattern(shape, ExactPattern(shape), num_rows);
+  const int64_t limit = thresholds.spans_nodes ? thresholds.surplus_bytes_over_network
+                                               : thresholds.surplus_bytes_in_node;
+  return surplus <= static_cast<double>(limit);
+}
+
 absl::StatusOr<StepPattern> ChoosePattern(const GroupShape& shape, const StepShape& step,
                                           const PatternThresholds& thresholds) {
   if (absl::Status status = CheckRows(shape, step.num_rows); !status.ok()) return status;
-  const int stride = *std::max_element(step.num_rows.begin(), step.num_rows.end());
-  const Pattern slots = shape.replicated ? Pattern::kReplicatedSlots : Pattern::kSlots;
-  const Pattern exact = shape.replicated ? Pattern::kReplicatedExact : Pattern::kAllToAll;
-  // Alone, nothing travels and no slot is unused.
-  if (shape.num_ranks == 1) return StepPattern{.pattern = slots, .stride = stride};
-  if (stride > step.max_slot_rows) {
-    if (!step.captured) return StepPattern{.pattern = exact, .stride = stride};
-    return absl::InvalidArgumentError(absl::StrCat("a captured step of ", stride,
-                                                   " rows of one rank; the exchange has slots for ",
-                                                   step.max_slot_rows));
+  const int most = *std::max_element(step.num_rows.begin(), step.num_rows.end());
+  if (step.bucket > 0) {
+    if (most <= step.bucket && step.bucket <= shape.max_rows &&
+        SlotsAreBest(shape, step.bucket, step.max_slot_rows, thresholds)) {
+      return StepPattern{.pattern = SlotPattern(shape), .stride = step.bucket};
+    }
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a bucket of ", step.bucket, " rows for a step of ", most,
+        " rows of one rank; there are slots for ", std::min(shape.max_rows, step.max_slot_rows)));
   }
-  if (step.captured) return StepPattern{.pattern = slots, .stride = stride};
-  const double surplus =
-      BytesInPattern(shape, slots, stride) - BytesInPattern(shape, exact, stride);
-  const int64_t limit = thresholds.spans_nodes ? thresholds.surplus_bytes_over_network
-                                               : thresholds.surplus_bytes_in_node;
-  return StepPattern{.pattern = surplus > static_cast<double>(limit) ? exact : slots,
-                     .stride = stride};
+  const bool slots = SlotsAreBest(shape, most, step.max_slot_rows, thresholds);
+  return StepPattern{.pattern = slots ? SlotPattern(shape) : ExactPattern(shape), .stride = most};
 }
 
 BufferSizes SizesOfBuffers(const GroupShape& shape, int rank, int max_slot_rows) {

@@ -25,7 +25,7 @@ namespace moe::exchange {
 // of the owners; places follow from them (kernels/cuda/exchange_rows.h).
 enum class Pattern {
   // Rows go to all ranks with their routes; each holder returns all slots of a source's rows. All
-  // counts are known beforehand, so it can be captured in a graph.
+  // counts are known beforehand, so a graph can hold it.
   kSlots,
   // Rows go to the ranks that need them, and outputs back, in exact numbers. The host reads the
   // numbers back once in each layer.
@@ -52,20 +52,27 @@ struct PatternThresholds {
   std::string source = "not measured yet on GPUs; from the planner's cost model of NCCL";
 };
 
+// Whether slots are the better pattern, of the two that there are, where the busiest owner has
+// `num_rows` rows, with buffers that have slots for max_slot_rows.
+bool SlotsAreBest(const GroupShape& shape, int num_rows, int max_slot_rows,
+                  const PatternThresholds& thresholds);
+
 // Of one step.
 struct StepShape {
   absl::Span<const int> num_rows = {};  // [num_ranks]
-  bool captured = false;
+  // Every owner sends so many rows in slots, whatever it has; 0: what it has.
+  int bucket = 0;
   int max_slot_rows = 0;  // rows of one owner that buffers have slots for
 };
 
 struct StepPattern {
   Pattern pattern = Pattern::kSlots;
-  int stride = 0;  // rows between two sources where all routes lie: the most rows of one owner
+  // Rows between two sources where all routes lie: the most rows of one owner, or the bucket.
+  int stride = 0;
 };
 
-// InvalidArgument, saying what is wrong, for numbers of rows that can't be, or for a captured step
-// of more than max_slot_rows rows.
+// InvalidArgument, saying what is wrong, for numbers of rows that can't be, and for a bucket below
+// them or for which slots are not best.
 absl::StatusOr<StepPattern> ChoosePattern(const GroupShape& shape, const StepShape& step,
                                           const PatternThresholds& thresholds);
 

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,11 +13,14 @@ namespace moe::exchange {
 
 using Lock = std::lock_guard<std::recursive_mutex>;
 
+constexpr std::chrono::microseconds kPause(20);
+
 // One rank's end.
 class FakeCommunicator final : public NcclCommunicator {
  public:
-  FakeCommunicator(FakeNccl* world, FakeNccl::Clique* clique, int rank, int caller)
-      : world_(world), clique_(clique), rank_(rank), caller_(caller) {}
+  FakeCommunicator(FakeNccl* world, FakeNccl::Clique* clique, int rank, int caller,
+                   KeepForGraph keep)
+      : world_(world), clique_(clique), rank_(rank), caller_(caller), keep_(std::move(keep)) {}
   ~FakeCommunicator() override {
     if (!is_over_) Abort();
   }
@@ -46,6 +51,7 @@ class FakeCommunicator final : public NcclCommunicator {
     std::vector<std::shared_ptr<FakeNccl::Pending>> group = std::exchange(group_, {});
     if (!call.status().ok()) return call.status();
     if (has_failed_) return absl::InternalError("the group had an error");
+    if (keep_ != nullptr && !group.empty() && keep_(Replay(group))) return NcclProgress::kDone;
     for (const auto& pending : group) {
       under_way_.push_back(pending);
       world_->Post(*clique_, pending);
@@ -100,12 +106,16 @@ class FakeCommunicator final : public NcclCommunicator {
   absl::Status Destroy() override {
     const OneCall call(this, NcclCall::kDestroy, false);
     if (!is_final_) world_->Violation(rank_, "Destroy before Finalize");
+    if (in_graphs_.use_count() > 1) world_->Violation(rank_, "Destroy while a graph has transfers");
     End();
     return call.status();
   }
   void Abort() override {
-    const OneCall call(this, NcclCall::kAbort, true);
-    End();
+    {
+      const OneCall call(this, NcclCall::kAbort, true);
+      End();
+    }
+    while (in_graphs_.use_count() > 1) std::this_thread::sleep_for(kPause);
   }
 
  private:
@@ -167,9 +177,37 @@ class FakeCommunicator final : public NcclCommunicator {
     return absl::OkStatus();
   }
 
+  // What a graph does each time that it is launched in place of `group`.
+  std::function<void()> Replay(const std::vector<std::shared_ptr<FakeNccl::Pending>>& group) {
+    std::vector<Transfer> transfers;
+    for (const auto& pending : group) transfers.push_back(pending->transfer);
+    return [world = world_, clique = clique_, rank = rank_, transfers, in_graph = in_graphs_] {
+      std::vector<std::shared_ptr<FakeNccl::Pending>> under_way;
+      {
+        const Lock lock(world->mutex_);
+        if (*in_graph) return;
+        for (const Transfer& transfer : transfers) {
+          under_way.push_back(std::make_shared<FakeNccl::Pending>());
+          under_way.back()->transfer = transfer;
+          under_way.back()->rank = rank;
+          world->Post(*clique, under_way.back());
+        }
+      }
+      while (true) {
+        {
+          const Lock lock(world->mutex_);
+          std::erase_if(under_way, [](const auto& pending) { return pending->is_done; });
+          if (*in_graph || under_way.empty()) return;
+        }
+        std::this_thread::sleep_for(kPause);
+      }
+    };
+  }
+
   void End() {
     if (is_over_) return;
     is_over_ = true;
+    *in_graphs_ = true;
     world_->Forget(*clique_, rank_);
     world_->num_registrations_ -= static_cast<int>(registrations_.size());
     --world_->num_communicators_;
@@ -179,6 +217,9 @@ class FakeCommunicator final : public NcclCommunicator {
   FakeNccl::Clique* const clique_;
   const int rank_;
   const int caller_;  // the rank that faults know it by
+  const KeepForGraph keep_;
+  // Whether the communicator has ended; held by every group that a graph has.
+  const std::shared_ptr<bool> in_graphs_ = std::make_shared<bool>(false);
   std::atomic<bool> is_busy_{false};
   bool is_connecting_ = true;
   bool is_in_group_ = false;
@@ -215,7 +256,7 @@ absl::StatusOr<std::unique_ptr<NcclCommunicator>> FakeNcclApi::Connect(const Ncc
   if (clique->second.num_ranks != num_ranks) world_->Violation(rank, "another number of ranks");
   if (!clique->second.connected.insert(rank).second) world_->Violation(rank, "an id used twice");
   ++world_->num_communicators_;
-  return std::make_unique<FakeCommunicator>(world_, &clique->second, rank, rank_);
+  return std::make_unique<FakeCommunicator>(world_, &clique->second, rank, rank_, keep_);
 }
 
 // ---- FakeNccl
@@ -227,6 +268,9 @@ void FakeNccl::Break(int rank, absl::Status error) {
 int FakeNccl::num_communicators() {
   const Lock lock(mutex_);
   return num_communicators_;
+}
+void FakeNccl::AwaitNoCommunicators() {
+  while (num_communicators() > 0) std::this_thread::sleep_for(kPause);
 }
 int FakeNccl::num_registrations() {
   const Lock lock(mutex_);

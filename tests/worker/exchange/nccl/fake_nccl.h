@@ -2,8 +2,10 @@
 //
 // A group is under way until all its transfers have been matched by the other ranks' and their
 // bytes are copied; so a rank that never comes leaves the others waiting, as with NCCL, until they
-// abort. What callers may not do (a call while something is under way, two calls at once, sizes
-// that differ, an id used twice, ...) is noted as a violation, which tests expect not to find.
+// abort. A group of a stream that captures a graph is kept for it instead, and an abort waits until
+// no graph has such a group any more. What callers may not do (a call while something is under way,
+// two calls at once, sizes that differ, an id used twice, ...) is noted as a violation, which tests
+// expect not to find.
 #ifndef MOE_TESTS_WORKER_EXCHANGE_NCCL_FAKE_NCCL_H_
 #define MOE_TESTS_WORKER_EXCHANGE_NCCL_FAKE_NCCL_H_
 
@@ -14,6 +16,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "worker/exchange/nccl/nccl_api.h"
@@ -40,17 +43,22 @@ enum class NcclCall {
 
 class FakeNccl;
 
+// Keeps `work` if the rank's stream is capturing a graph; false: it is not.
+using KeepForGraph = std::function<bool(std::function<void()> work)>;
+
 // One rank's NCCL.
 class FakeNcclApi final : public NcclApi {
  public:
-  FakeNcclApi(FakeNccl* world, int rank) : world_(world), rank_(rank) {}
+  FakeNcclApi(FakeNccl* world, int rank, KeepForGraph keep = nullptr)
+      : world_(world), rank_(rank), keep_(std::move(keep)) {}
   absl::StatusOr<NcclId> MakeId() override;
   absl::StatusOr<std::unique_ptr<NcclCommunicator>> Connect(const NcclId& id, int num_ranks,
                                                             int rank) override;
 
  private:
-  FakeNccl* const world_;
-  const int rank_;
+  FakeNccl* world_;
+  int rank_;
+  KeepForGraph keep_;
 };
 
 // All ranks' NCCL. Thread-safe.
@@ -67,6 +75,8 @@ class FakeNccl {
 
   // Of all ranks, now.
   int num_communicators();
+  // An epoch's communicator is aborted by another thread than the one whose calls have returned.
+  void AwaitNoCommunicators();
   int num_registrations();
   std::vector<std::string> violations();
   std::vector<NcclCall> calls(int rank);  // in order; without kPoll

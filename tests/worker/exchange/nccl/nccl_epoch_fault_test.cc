@@ -198,7 +198,7 @@ TEST(NcclAbortTest, AbortEndsEveryWait) {
     other.join();
   });
   EXPECT_EQ(threads.epochs[1]->suspect(), -1);  // it is nobody's fault
-  EXPECT_EQ(threads.nccl.num_communicators(), 0);
+  threads.nccl.AwaitNoCommunicators();
 }
 
 TEST(NcclAbortTest, AbortWhileRanksJoinEndsConnect) {
@@ -254,7 +254,7 @@ TEST(NcclErrorTest, AnErrorOfAnyCallEndsTheEpochForAllWithNcclsWords) {
         EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
       }
     });
-    EXPECT_EQ(threads.nccl.num_communicators(), 0);
+    threads.nccl.AwaitNoCommunicators();
   }
 }
 

@@ -56,7 +56,7 @@ TEST(NcclExchangeBitsTest, OutputsHaveTheBitsOfARankWithAllExperts) {
                                                thresholds);
           ASSERT_TRUE(exchange.ok());
           ASSERT_TRUE((*exchange)->Connect().ok());
-          ASSERT_TRUE((*exchange)->BeginStep(1, rows_of_rank).ok());
+          ASSERT_TRUE((*exchange)->BeginStep(1, rows_of_rank, 0).ok());
           std::mt19937 random = RandomOfRank(shape, rank, 3);
           for (int layer = 0; layer < shape.num_layers; ++layer) {
             std::vector<kernels::BFloat16> rows(size_t{1} * rows_of_rank[rank] * shape.hidden);

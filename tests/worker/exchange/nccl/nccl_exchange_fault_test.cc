@@ -57,7 +57,7 @@ TEST(NcclExchangeFaultTest, AnErrorOfAnyNcclCallInAnyLayerEndsTheEpochForAll) {
         std::mt19937 random(rank);
         int num_wrong = 0;
         for (uint64_t step = 1; status.ok() && step < 20; ++step) {
-          status = self.exchange->BeginStep(step, {2, 2, 2});
+          status = self.exchange->BeginStep(step, {2, 2, 2}, 0);
           for (int layer = 0; status.ok() && layer < threads.shape.num_layers; ++layer) {
             status = RunDeviceLayer(self, layer, 2, Skew::kNone, random, &num_wrong);
           }
@@ -72,7 +72,7 @@ TEST(NcclExchangeFaultTest, AnErrorOfAnyNcclCallInAnyLayerEndsTheEpochForAll) {
         }
         EXPECT_EQ(threads.epochs[rank]->status(), status);
       });
-      EXPECT_EQ(threads.nccl.num_communicators(), 0);
+      threads.nccl.AwaitNoCommunicators();
     }
   }
 }
@@ -99,7 +99,7 @@ TEST(NcclExchangeFaultTest, ARankThatDiesWhileOthersWaitForCountsIsTheSuspect) {
   threads.RunAll([&](int rank) {
     ASSERT_TRUE(threads.Connect(rank, Exact()).ok());
     DeviceRank& self = *threads.ranks[rank];
-    ASSERT_TRUE(self.exchange->BeginStep(1, {2, 1, 0}).ok());
+    ASSERT_TRUE(self.exchange->BeginStep(1, {2, 1, 0}, 0).ok());
     std::mt19937 random(rank);
     int num_wrong = 0;
     const int rows = 2 - rank;
@@ -125,7 +125,7 @@ TEST(NcclExchangeFaultTest, AnErrorOfTheExpertsIsThisRanksFault) {
   threads.RunAll([&](int rank) {
     ASSERT_TRUE(threads.Connect(rank).ok());
     DeviceRank& self = *threads.ranks[rank];
-    ASSERT_TRUE(self.exchange->BeginStep(1, {1, 1}).ok());
+    ASSERT_TRUE(self.exchange->BeginStep(1, {1, 1}, 0).ok());
     std::mt19937 random(rank);
     int num_wrong = 0;
     const absl::Status status = RunDeviceLayer(self, 0, 1, Skew::kNone, random, &num_wrong);
@@ -191,26 +191,23 @@ TEST(NcclExchangeFaultTest, CallsOutOfOrderAreRefusedAndChangeNothing) {
     return status.code() == absl::StatusCode::kFailedPrecondition ||
            status.code() == absl::StatusCode::kInvalidArgument;
   };
-  EXPECT_TRUE(refused(exchange.BeginStep(1, {1})));  // not connected
-  EXPECT_TRUE(refused(exchange.BeginReplay(1, {1}, 2)));
-  EXPECT_TRUE(refused(exchange.BeginCapture(2)));
+  EXPECT_TRUE(refused(exchange.BeginStep(1, {1}, 0)));  // not connected
+  EXPECT_TRUE(refused(exchange.BeginStep(1, {1}, 2)));
   ASSERT_TRUE(exchange.Connect().ok());
   EXPECT_TRUE(refused(exchange.Connect()));
   EXPECT_TRUE(refused(exchange.RunLayer(0).status()));
   EXPECT_TRUE(refused(exchange.FinishStep()));
-  EXPECT_TRUE(refused(exchange.EndCapture()));
-  EXPECT_TRUE(refused(exchange.BeginStep(1, {6})));
-  EXPECT_TRUE(refused(exchange.BeginStep(1, {})));
-  EXPECT_TRUE(refused(exchange.BeginReplay(1, {3}, 2)));
-  EXPECT_TRUE(refused(exchange.BeginCapture(0)));
-  EXPECT_TRUE(refused(exchange.BeginCapture(6)));
-  ASSERT_TRUE(exchange.BeginCapture(2).ok());
-  EXPECT_TRUE(refused(exchange.BeginCapture(2)));
-  EXPECT_TRUE(refused(exchange.BeginStep(1, {1})));
+  EXPECT_TRUE(refused(exchange.BeginStep(1, {6}, 0)));
+  EXPECT_TRUE(refused(exchange.BeginStep(1, {}, 0)));
+  EXPECT_TRUE(refused(exchange.BeginStep(1, {3}, 2)));
+  EXPECT_TRUE(refused(exchange.BeginStep(1, {3}, 6)));
+  ASSERT_TRUE(exchange.BeginStep(1, {1}, 2).ok());
+  EXPECT_TRUE(refused(exchange.BeginStep(2, {1}, 2)));
   EXPECT_TRUE(refused(exchange.RunLayer(2).status()));
-  ASSERT_TRUE(exchange.EndCapture().ok());
-  ASSERT_TRUE(exchange.BeginStep(1, {1}).ok());
-  EXPECT_TRUE(refused(exchange.BeginStep(2, {1})));
+  ASSERT_TRUE(exchange.FinishStep().ok());
+  EXPECT_TRUE(refused(exchange.RunLayer(0).status()));
+  ASSERT_TRUE(exchange.BeginStep(2, {1}, 0).ok());
+  EXPECT_TRUE(refused(exchange.BeginStep(3, {1}, 0)));
   EXPECT_TRUE(refused(exchange.RunLayer(2).status()));
   EXPECT_TRUE(threads.epochs[0]->status().ok());
 }

@@ -42,7 +42,7 @@ struct DeviceThreads : NcclThreads {
     RunAll([&](int rank) {
       DeviceRank& self = *ranks[rank];
       std::mt19937 random = RandomOfRank(shape, rank, seed);
-      const absl::Status begun = self.exchange->BeginStep(step, num_rows);
+      const absl::Status begun = self.exchange->BeginStep(step, num_rows, 0);
       ASSERT_TRUE(begun.ok()) << begun;
       int num_wrong = 0;
       for (int layer = 0; layer < shape.num_layers; ++layer) {
@@ -155,8 +155,9 @@ TEST(NcclExchangeTest, BuffersServeOneEpochAfterTheOther) {
   }
 }
 
-// The emulator runs at once what a graph would hold, so a replay is its capture.
-TEST(NcclExchangeTest, AGraphOfABucketServesStepsOfFewerRows) {
+// What a graph holds is what the layers of a bucket enqueue; that it can be captured and launched
+// is shown by tests/system/cuda_group_test.cc.
+TEST(NcclExchangeTest, ABucketServesStepsOfFewerRows) {
   std::mt19937 random(9);
   for (const bool replicated : {false, true}) {
     for (const int num_owners : {1, 4}) {
@@ -164,16 +165,16 @@ TEST(NcclExchangeTest, AGraphOfABucketServesStepsOfFewerRows) {
       shape.replicated = replicated;
       shape.max_rows = 9;
       DeviceThreads threads(shape, 8);
-      threads.ConnectAll(1, Only(true));
+      threads.ConnectAll(1, Only(false));
+      const int64_t bytes_before = threads.nccl.num_bytes_received();
       for (uint64_t step = 1; step < 4; ++step) {
         const std::vector<int> num_rows = RandomRows(shape, 2 * static_cast<int>(step), random);
         constexpr int kBucket = 8;
         threads.RunAll([&](int rank) {
           DeviceRank& self = *threads.ranks[rank];
           NcclExchange& exchange = *self.exchange;
-          ASSERT_TRUE(exchange.BeginReplay(step, num_rows, kBucket).ok());
-          EXPECT_EQ(exchange.RunLayer(0).status().code(), absl::StatusCode::kFailedPrecondition);
-          ASSERT_TRUE(exchange.BeginCapture(kBucket).ok());
+          ASSERT_TRUE(exchange.TakesBucket(kBucket));
+          ASSERT_TRUE(exchange.BeginStep(step, num_rows, kBucket).ok());
           std::mt19937 rows_random = RandomOfRank(shape, rank, 4);
           const bool is_owner = replicated || rank < num_owners;
           for (int layer = 0; layer < shape.num_layers; ++layer) {
@@ -192,7 +193,6 @@ TEST(NcclExchangeTest, AGraphOfABucketServesStepsOfFewerRows) {
             if (!is_owner) continue;
             EXPECT_EQ(CountWrong(shape, layer, num_rows[rank], before.data(), ids, *result), 0);
           }
-          ASSERT_TRUE(exchange.EndCapture().ok());
           ASSERT_TRUE(exchange.FinishStep().ok());
         });
         // Experts ran for the step's rows alone.
@@ -204,8 +204,26 @@ TEST(NcclExchangeTest, AGraphOfABucketServesStepsOfFewerRows) {
             replicated ? num_rows[0] : std::accumulate(num_rows.begin(), num_rows.end(), 0);
         EXPECT_EQ(num_pairs, all_rows * shape.top_k * shape.num_layers);
       }
+      uint64_t counted = 0;
+      for (const auto& rank : threads.ranks) {
+        counted += rank->exchange->stats().dispatch_bytes + rank->exchange->stats().combine_bytes;
+      }
+      EXPECT_EQ(counted, static_cast<uint64_t>(threads.nccl.num_bytes_received() - bytes_before));
     }
   }
+}
+
+TEST(NcclExchangeTest, ABucketIsTakenWhereItsSlotsAreBest) {
+  GroupShape shape = SmallShape(2, 2);
+  shape.max_rows = 9;
+  DeviceThreads threads(shape, /*max_slot_rows=*/4);
+  threads.ConnectAll(1, Only(false));
+  EXPECT_TRUE(threads.ranks[0]->exchange->TakesBucket(4));
+  EXPECT_FALSE(threads.ranks[0]->exchange->TakesBucket(5));
+  threads.ConnectAll(2, Only(true));
+  EXPECT_FALSE(threads.ranks[0]->exchange->TakesBucket(4));
+  EXPECT_EQ(threads.ranks[0]->exchange->BeginStep(1, {1, 0}, 4).code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(NcclExchangeTest, RanksWithoutRowsServeTheOthers) {
@@ -217,7 +235,7 @@ TEST(NcclExchangeTest, RanksWithoutRowsServeTheOthers) {
     threads.RunAll([&](int rank) {
       DeviceRank& self = *threads.ranks[rank];
       if (rank != 1) {
-        absl::Status status = self.exchange->BeginStep(1, num_rows);
+        absl::Status status = self.exchange->BeginStep(1, num_rows, 0);
         for (int layer = 0; status.ok() && layer < shape.num_layers; ++layer) {
           status = self.exchange->RunLayer(layer).status();
         }
@@ -225,7 +243,7 @@ TEST(NcclExchangeTest, RanksWithoutRowsServeTheOthers) {
         ASSERT_TRUE(status.ok()) << status;
         return;
       }
-      ASSERT_TRUE(self.exchange->BeginStep(1, num_rows).ok());
+      ASSERT_TRUE(self.exchange->BeginStep(1, num_rows, 0).ok());
       std::mt19937 random(1);
       int num_wrong = 0;
       for (int layer = 0; layer < shape.num_layers; ++layer) {

@@ -1,9 +1,12 @@
 #include "worker/exchange/nccl/nccl_session.h"
 
 #include <array>
+#include <atomic>
+#include <functional>
 #include <latch>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -75,6 +78,33 @@ TEST_F(NcclSessionTest, TransfersAreOneGroupAndUnderWayUntilTheOtherEndIsThere) 
   EXPECT_THAT(nccl_.calls(0),
               testing::ElementsAre(NcclCall::kMakeId, NcclCall::kConnect, NcclCall::kGroupStart,
                                    NcclCall::kSend, NcclCall::kGroupEnd));
+}
+
+TEST_F(NcclSessionTest, AnAbortWaitsForGraphsAndKeepsNobodyElseWaiting) {
+  std::function<void()> graph;
+  apis_[0] = FakeNcclApi(&nccl_, 0, [&graph](std::function<void()> work) {
+    graph = std::move(work);
+    return true;
+  });
+  ConnectBoth();
+  ASSERT_TRUE(sessions_[0].Enqueue(Sends()).ok());
+  EXPECT_TRUE(sessions_[0].IsReady().value_or(false));  // it only stands in the graph
+  std::thread launch([&] { graph(); });
+  ASSERT_TRUE(sessions_[1].Enqueue(Receives()).ok());
+  launch.join();
+  EXPECT_EQ(to_, from_);
+  std::atomic<bool> is_aborted = false;
+  std::thread abort([&] {
+    sessions_[0].Abort();
+    is_aborted = true;
+  });
+  // The thread that owns the graph gets its answer, and only then gives it up.
+  absl::StatusOr<bool> is_ready = true;
+  while (is_ready.ok()) is_ready = sessions_[0].IsReady();
+  EXPECT_TRUE(absl::IsAborted(is_ready.status()));
+  EXPECT_FALSE(is_aborted);
+  graph = nullptr;
+  abort.join();
 }
 
 TEST_F(NcclSessionTest, TheOrderlyEndDeregistersFinalizesAndDestroysInThisOrder) {

@@ -1,6 +1,6 @@
 #include "worker/exchange/nccl/step_pattern.h"
 
-#include <limits>
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -40,7 +40,7 @@ struct Case {
   std::string name;
   GroupShape shape;
   int rows;
-  bool captured;
+  int bucket;
   int max_slot_rows;
   bool spans_nodes;
   Pattern pattern;
@@ -48,35 +48,33 @@ struct Case {
 
 TEST(StepPatternTest, SmallStepsTravelInSlotsAndLargeOnesInExactNumbers) {
   for (const Case& c : std::vector<Case>{
-           {"decode at EP64", Olmoe(64, 64), 1, false, 256, true, Pattern::kSlots},
-           {"15 rows of each at EP64 over the network", Olmoe(64, 64), 15, false, 256, true,
+           {"decode at EP64", Olmoe(64, 64), 1, 0, 256, true, Pattern::kSlots},
+           {"15 rows of each at EP64 over the network", Olmoe(64, 64), 15, 0, 256, true,
             Pattern::kAllToAll},
-           {"15 rows of each at EP64 within a node", Olmoe(64, 64), 15, false, 256, false,
+           {"15 rows of each at EP64 within a node", Olmoe(64, 64), 15, 0, 256, false,
             Pattern::kSlots},
-           {"the same captured", Olmoe(64, 64), 15, true, 256, true, Pattern::kSlots},
-           {"a prompt at EP64", Olmoe(64, 64), 4096, false, 256, true, Pattern::kAllToAll},
-           {"more rows than there are slots for", Olmoe(8, 8), 257, false, 256, false,
+           {"a bucket at EP64", Olmoe(64, 64), 3, 4, 256, true, Pattern::kSlots},
+           {"a prompt at EP64", Olmoe(64, 64), 4096, 0, 256, true, Pattern::kAllToAll},
+           {"more rows than there are slots for", Olmoe(8, 8), 257, 0, 256, false,
             Pattern::kAllToAll},
-           {"one owner at EP64", Olmoe(64, 1), 8, false, 256, true, Pattern::kSlots},
-           {"a rank alone", Olmoe(1, 1), 4096, false, 256, true, Pattern::kSlots},
-           {"a rank alone, captured", Olmoe(1, 1), 4096, true, 256, true, Pattern::kSlots},
-           {"replicated decode", Olmoe(64, 1, true), 1, false, 256, true,
-            Pattern::kReplicatedSlots},
-           {"replicated, many rows", Olmoe(64, 1, true), 200, false, 256, true,
+           {"one owner at EP64", Olmoe(64, 1), 8, 0, 256, true, Pattern::kSlots},
+           {"a rank alone", Olmoe(1, 1), 4096, 0, 256, true, Pattern::kSlots},
+           {"a rank alone, a bucket", Olmoe(1, 1), 200, 256, 256, true, Pattern::kSlots},
+           {"replicated decode", Olmoe(64, 1, true), 1, 0, 256, true, Pattern::kReplicatedSlots},
+           {"replicated, many rows", Olmoe(64, 1, true), 200, 0, 256, true,
             Pattern::kReplicatedExact},
-           {"replicated, captured", Olmoe(64, 1, true), 200, true, 256, true,
-            Pattern::kReplicatedSlots},
+           {"replicated, a bucket", Olmoe(64, 1, true), 2, 3, 256, true, Pattern::kReplicatedSlots},
            {"replicated, more rows than there are slots for", Olmoe(2, 1, true), 257, false, 256,
             true, Pattern::kReplicatedExact}}) {
     PatternThresholds thresholds;
     thresholds.spans_nodes = c.spans_nodes;
     const std::vector<int> num_rows = Rows(c.shape, c.rows);
     const auto chosen = ChoosePattern(
-        c.shape, {.num_rows = num_rows, .captured = c.captured, .max_slot_rows = c.max_slot_rows},
+        c.shape, {.num_rows = num_rows, .bucket = c.bucket, .max_slot_rows = c.max_slot_rows},
         thresholds);
     ASSERT_TRUE(chosen.ok()) << c.name << ": " << chosen.status();
     EXPECT_EQ(PatternName(chosen->pattern), PatternName(c.pattern)) << c.name;
-    EXPECT_EQ(chosen->stride, c.rows) << c.name;
+    EXPECT_EQ(chosen->stride, std::max(c.rows, c.bucket)) << c.name;
   }
 }
 
@@ -125,19 +123,22 @@ TEST(StepPatternTest, RowsThatCantBeAreRefusedInWords) {
   struct Bad {
     GroupShape shape;
     std::vector<int> num_rows;
-    bool captured;
+    int bucket;
     std::string words;
   };
-  for (const Bad& bad :
-       std::vector<Bad>{{Olmoe(2, 2), {1}, false, "rows of 1 ranks in a group of 2"},
-                        {Olmoe(2, 2), {1, -1}, false, "rank 1 has -1 rows"},
-                        {Olmoe(2, 2), {4097, 1}, false, "rank 0 has 4097 rows"},
-                        {Olmoe(2, 1), {1, 1}, false, "rank 1 has rows and owns none"},
-                        {Olmoe(2, 2), {0, 0}, false, "a step without rows"},
-                        {Olmoe(2, 1, true), {3, 2}, false, "rank 1 has 2 rows where rank 0 has 3"},
-                        {Olmoe(2, 2), {65, 1}, true, "a captured step of 65 rows of one rank"}}) {
+  for (const Bad& bad : std::vector<Bad>{
+           {Olmoe(2, 2), {1}, 0, "rows of 1 ranks in a group of 2"},
+           {Olmoe(2, 2), {1, -1}, 0, "rank 1 has -1 rows"},
+           {Olmoe(2, 2), {4097, 1}, 0, "rank 0 has 4097 rows"},
+           {Olmoe(2, 1), {1, 1}, 0, "rank 1 has rows and owns none"},
+           {Olmoe(2, 2), {0, 0}, 0, "a step without rows"},
+           {Olmoe(2, 1, true), {3, 2}, 0, "rank 1 has 2 rows where rank 0 has 3"},
+           {Olmoe(2, 2), {5, 1}, 4, "a bucket of 4 rows for a step of 5 rows of one rank"},
+           {Olmoe(2, 2), {5, 1}, 65, "there are slots for 64"},
+           {Olmoe(64, 1, true), std::vector<int>(64, 40), 64,
+            "a bucket of 64 rows for a step of 40"}}) {
     const auto chosen = ChoosePattern(
-        bad.shape, {.num_rows = bad.num_rows, .captured = bad.captured, .max_slot_rows = 64}, {});
+        bad.shape, {.num_rows = bad.num_rows, .bucket = bad.bucket, .max_slot_rows = 64}, {});
     EXPECT_EQ(chosen.status().code(), absl::StatusCode::kInvalidArgument) << bad.words;
     EXPECT_THAT(chosen.status().ToString(), HasSubstr(bad.words));
   }
