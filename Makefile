@@ -9,6 +9,7 @@
 #   make test-sanitizers   only the in-process tests under ASan+UBSan, then TSan
 #   make test-gpu      the tests of the GPU kernels; fails where there is no GPU
 #   make bench         benchmarks: kernels, exchange, planner, engine (FULL=1: 16 layers)
+#   make bench-gpu     the engine on a GPU beside what bounds it (ARGS="--batches 1,64")
 #   make bench-cluster times of the operator beside bare pods (ARGS="--rounds 1": arguments)
 #   make images        build the images localhost/moe-{controller,worker,gateway,demo}
 #   make cluster-up    a Kubernetes on one node with 64 GPUs on paper, with the images; cluster-down ends it
@@ -16,7 +17,7 @@
 #   make format lint   clang-format over the tree; clang-format and clang-tidy as checks
 #   make shell         a shell in the build container
 
-.PHONY: demo test test-programs test-cluster test-sanitizers test-gpu bench bench-cluster images cluster-up cluster-down build format lint shell
+.PHONY: demo test test-programs test-cluster test-sanitizers test-gpu bench bench-gpu bench-cluster images cluster-up cluster-down build format lint shell
 .DEFAULT_GOAL := build
 
 export ONCE FULL JOBS PORT
@@ -41,6 +42,9 @@ test-gpu:
 
 bench:
 	@tools/in-container tools/bench
+
+bench-gpu:
+	@tools/bench-gpu $(ARGS)
 
 bench-cluster:
 	@tools/bench-cluster $(ARGS)
