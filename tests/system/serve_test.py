@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -186,6 +187,35 @@ class ServeTest(unittest.TestCase):
             wait_until(lambda: not alive(leader) and not alive(rank), 20, "both have gone")
             self.assertEqual(stream_text(api, QUESTIONS[0], **options), want)
             self.assertEqual(served.stop(), 0)
+
+    def test_processes_without_a_free_file_descriptor_serve_on(self):
+        with Served("--expert-parallel", "4").wait_ready() as served:
+            api = client(served)
+            options = {"max_tokens": 200, "extra_body": {"ignore_eos": True}}
+            want = stream_text(api, QUESTIONS[2], **options)
+            epoch = failovers(served)
+            limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE)
+                      for pid in descendants(served.process.pid)}
+            flood = []
+
+            def exhaust():
+                for pid, (_, hard) in limits.items():
+                    highest = max(map(int, os.listdir(f"/proc/{pid}/fd")))
+                    resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1, hard))
+                for _ in range(40):
+                    try:
+                        flood.append(socket.create_connection(("127.0.0.1", served.port), timeout=0.2))
+                    except OSError:
+                        pass  # those before it are not accepted any more
+
+            self.assertEqual(stream_text(api, QUESTIONS[2], on_first=exhaust, **options), want)
+            self.assertTrue(all(map(alive, limits)), served.text())
+            for connection in flood:
+                connection.close()
+            for pid, limit in limits.items():
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+            self.assertEqual(stream_text(client(served), QUESTIONS[2], **options), want)
+            self.assertEqual(failovers(served), epoch)
 
     def test_sigterm_lets_requests_finish_and_leaves_nothing_behind(self):
         with Served("--expert-parallel", "8").wait_ready() as served:

@@ -93,6 +93,27 @@ TEST_F(FileEpochStoreTest, AFailedClaimBurnsItsNumber) {
   EXPECT_TRUE((*store)->Claim(2).ok());
 }
 
+TEST_F(FileEpochStoreTest, AFullDiskFailsTheClaimAndLeavesTheRecordWhole) {
+  {
+    auto store = FileEpochStore::Open(path_);
+    ASSERT_TRUE(store.ok());
+    ASSERT_TRUE((*store)->Claim(1).ok());
+    // Whatever is written there finds no space left on the device.
+    ASSERT_EQ(symlink("/dev/full", (path_ + ".new").c_str()), 0);
+    const absl::Status status = (*store)->Claim(2);
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("cannot write " + path_));
+    ASSERT_EQ(unlink((path_ + ".new").c_str()), 0);
+    EXPECT_TRUE((*store)->Claim(3).ok());
+    ASSERT_EQ(symlink("/dev/full", (path_ + ".new").c_str()), 0);
+    EXPECT_FALSE((*store)->Claim(4).ok());
+    ASSERT_EQ(unlink((path_ + ".new").c_str()), 0);
+  }
+  auto store = FileEpochStore::Open(path_);
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_EQ((*store)->last_epoch(), 3u);
+}
+
 TEST_F(FileEpochStoreTest, AMissingFolderIsAnErrorWithItsPath) {
   const auto store = FileEpochStore::Open(folder_ + "/none/term");
   EXPECT_EQ(store.status().code(), absl::StatusCode::kNotFound);
