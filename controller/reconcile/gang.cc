@@ -56,7 +56,15 @@ void CreateMembers(Decision* decision, api::GroupStatus* group, const GroupPods&
   }
 }
 
-void TakeTurn(Decision* decision, api::GroupStatus* group) {
+void RemoveGates(Decision* decision, const GroupPods& pods) {
+  for (const ObservedPod* pod : pods.of_slot) {
+    if (pod->gated) {
+      decision->Do(RemoveGate{pod->name, pod->uid});
+    }
+  }
+}
+
+void TakeTurn(Decision* decision, api::GroupStatus* group, const GroupPods& pods) {
   const std::string name = decision->GroupName(group->index);
   std::string holder = decision->in.other_gang_in_flight;
   decision->plan.waits_for_turn = !holder.empty();
@@ -71,8 +79,10 @@ void TakeTurn(Decision* decision, api::GroupStatus* group) {
     decision->WakeAt(decision->in.now + kTurnPoll);
     return;
   }
+  // The gates go in the same plan: its status, which takes the turn, is written first or they stay.
   group->gang_since = decision->in.now;
   group->reason = "all pods exist, scheduling begins";
+  RemoveGates(decision, pods);
 }
 
 void Schedule(Decision* decision, api::GroupStatus* group, const GroupPods& pods) {
@@ -117,11 +127,7 @@ void Schedule(Decision* decision, api::GroupStatus* group, const GroupPods& pods
                             progress));
     return;
   }
-  for (const ObservedPod* pod : pods.of_slot) {
-    if (pod->gated) {
-      decision->Do(RemoveGate{pod->name, pod->uid});
-    }
-  }
+  RemoveGates(decision, pods);
   group->reason = std::move(progress);
   decision->WakeAt(group->gang_since + timeout + absl::Milliseconds(1));
 }
@@ -151,7 +157,7 @@ void RunGang(Decision* decision, api::GroupStatus* group, bool may_create) {
   const bool complete = std::none_of(pods.of_slot.begin(), pods.of_slot.end(),
                                      [](const ObservedPod* pod) { return pod == nullptr; });
   if (complete) {
-    TakeTurn(decision, group);
+    TakeTurn(decision, group, pods);
   } else {
     CreateMembers(decision, group, pods, may_create);
   }
