@@ -75,28 +75,27 @@ struct ExpertWork {
 };
 
 // With `load` times the mean rows. Weights are read once for each of `visits` parts of the rows.
-ExpertWork WorkOfExperts(const ModelShape& model, const Layout& layout, double num_rows,
+ExpertWork WorkOfExperts(const ModelShape& model, const Layout& layout, const StepRows& rows,
                          double visits, double load) {
   const double per_rank =
       visits * static_cast<double>(model.num_experts) * layout.copies / layout.expert;
-  const double touched_mean =
-      visits *
-      ExpectedDistinctExperts(model.num_experts, model.top_k, num_rows / visits / layout.copies) *
-      layout.copies / layout.expert;
+  const double distinct = rows.distinct_experts.value_or(
+      ExpectedDistinctExperts(model.num_experts, model.top_k, rows.rows / visits / layout.copies));
+  const double touched_mean = visits * distinct * layout.copies / layout.expert;
   // The busiest rank has at least one expert to read; none reads more than it holds.
   const double touched =
       load > 1 ? std::min(per_rank, std::max(touched_mean * load, 1.0)) : touched_mean;
-  const double rows = num_rows * model.top_k / layout.expert * load;
+  const double pairs = rows.rows * model.top_k / layout.expert * load;
   return {.bytes = touched * model.expert_bytes() / layout.tensor,
-          .flops = 2.0 * rows * static_cast<double>(model.expert_params()) / layout.tensor};
+          .flops = 2.0 * pairs * static_cast<double>(model.expert_params()) / layout.tensor};
 }
 
 // Experts of ranks that share cores: the work of all of them on the cores of those that have some,
 // or the busiest's on the one core that a rank without attention computes on.
 double SharedExpertSeconds(const ModelShape& model, const Device& device, const Layout& layout,
-                           const Sharing& sharing, double num_rows, double visits, double load,
+                           const Sharing& sharing, const StepRows& rows, double visits, double load,
                            Clock* clock, double repeats) {
-  const ExpertWork mean = WorkOfExperts(model, layout, num_rows, visits, 1);
+  const ExpertWork mean = WorkOfExperts(model, layout, rows, visits, 1);
   const double ranks = sharing.ranks;
   if (ranks <= 1) {
     clock->UseCores(sharing.expert_cores);
@@ -105,8 +104,8 @@ double SharedExpertSeconds(const ModelShape& model, const Device& device, const 
   const double reached_by_one =
       ExpectedDistinctRanks(model.num_experts, model.top_k, layout.expert) / layout.expert;
   const double busy =
-      std::min(sharing.expert_cores, ranks * (1 - std::pow(1 - reached_by_one, num_rows)));
-  const ExpertWork busiest = WorkOfExperts(model, layout, num_rows, visits, load);
+      std::min(sharing.expert_cores, ranks * (1 - std::pow(1 - reached_by_one, rows.rows)));
+  const ExpertWork busiest = WorkOfExperts(model, layout, rows, visits, load);
   const auto seconds = [&](const ExpertWork& work, double count, double num_cores, Clock* on) {
     on->UseCores(num_cores);
     return on->Weights(work.bytes * count, work.flops * count, repeats);
@@ -186,14 +185,14 @@ ForwardTime TimeOfBatch(const ModelShape& model, const Device& device, const Net
   if (device.shared_cores.has_value()) {
     const double visits =
         network.library.owners_apart && !layout.replicated_attention ? rows.owners : 1;
-    time.expert_seconds = SharedExpertSeconds(model, device, layout, sharing, rows.rows, visits,
+    time.expert_seconds = SharedExpertSeconds(model, device, layout, sharing, rows, visits,
                                               time.traffic_max_over_mean, &clock, moe_layers);
     time.mean_expert_seconds = time.expert_seconds;
   } else {
     ForwardTime mean;  // what an average rank's experts take is no part of the pass
     Clock mean_clock(device, model.bytes_per_weight, &mean);
     const auto experts = [&](double load, Clock* on) {
-      const ExpertWork work = WorkOfExperts(model, layout, rows.rows, 1, load);
+      const ExpertWork work = WorkOfExperts(model, layout, rows, 1, load);
       return on->Weights(work.bytes, work.flops, moe_layers);
     };
     time.mean_expert_seconds = experts(1, &mean_clock);

@@ -44,6 +44,9 @@ struct StepRows {
   // Rows of the busiest expert rank beside the mean, where they are known; else what
   // ExpectedTrafficMaxOverMean says.
   std::optional<double> traffic_max_over_mean = {};
+  // Experts of a layer that the rows choose, where they are known: rows of one prompt may resemble
+  // each other. Else what ExpectedDistinctExperts says of rows that do not.
+  std::optional<double> distinct_experts = {};
 };
 
 // Every sequence advances by one token.

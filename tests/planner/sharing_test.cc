@@ -117,6 +117,22 @@ TEST(SharingTest, WeightsAreReadOnceForEachOwnerWhoseRowsComeApart) {
               ExpectedDistinctExperts(64, 8, 64) * model.expert_bytes() * 16 / 20e9, 1e-6);
 }
 
+TEST(SharingTest, ExpertsThatAreKnownToBeChosenAreRead) {
+  Scenario scenario = OlmoeOnCores();
+  scenario.device.bf16_flops = 1e18;
+  const Layout alone = ParseLayout("EP1").value();
+  StepRows rows = SinglePromptRows(alone, 32);
+  const auto seconds = [&] {
+    return TimeOfForward(scenario.model, scenario.device, scenario.network, scenario.assumptions,
+                         alone, rows)
+        .expert_seconds;
+  };
+  const double bytes = scenario.model.expert_bytes() * 16;
+  EXPECT_NEAR(seconds(), ExpectedDistinctExperts(64, 8, 32) * bytes / 20e9, 1e-6);
+  rows.distinct_experts = 40;
+  EXPECT_NEAR(seconds(), 40 * bytes / 20e9, 1e-6);
+}
+
 TEST(SharingTest, EachOwnersMessagesTakeTheirTurn) {
   Scenario scenario = OlmoeOnCores();
   scenario.device.node_link_bytes_per_second = 1e15;

@@ -159,6 +159,17 @@ int EngineGroup::vocab_size() const { return leader_->checkpoint->config().vocab
 
 const model::StepTimes& EngineGroup::times() const { return leader_->times; }
 
+std::vector<uint64_t> EngineGroup::expert_tokens() const {
+  const model::ExpertCounts& counts = leader_->model->expert_counts();
+  std::vector<uint64_t> tokens;
+  for (int layer = 0; layer < counts.num_layers(); ++layer) {
+    for (size_t e = 0; e < counts.experts().size(); ++e) {
+      tokens.push_back(counts.num_tokens(layer, static_cast<int>(e)));
+    }
+  }
+  return tokens;
+}
+
 absl::StatusOr<double> EngineGroup::Run(engine::v1::StepPlan plan) {
   const kernels::ScopedFlushDenormals flush_denormals;
   plan.set_epoch(kEpoch);

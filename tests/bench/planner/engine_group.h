@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "proto/step.pb.h"
@@ -36,6 +37,9 @@ class EngineGroup {
   absl::StatusOr<double> Run(engine::v1::StepPlan plan);
   // Of rank 0, by part, since it began.
   const model::StepTimes& times() const;
+  // Tokens that each expert of rank 0 ran in each layer, since it began: [num_layers * num_experts
+  // of the rank], layer-major.
+  std::vector<uint64_t> expert_tokens() const;
 
  private:
   struct Rank;

@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -205,8 +206,20 @@ class Table {
   std::vector<double> errors_;
 };
 
+// Experts of a layer that a prompt reaches, by its length. Rows of one prompt resemble each other,
+// most of all in a model of random weights, and which experts they choose is the model's and not
+// the machine's: so it is counted where one rank has all experts, and holds for every layout.
+using ReachedExperts = std::map<int, double>;
+
+double CountReached(const std::vector<uint64_t>& before, const std::vector<uint64_t>& after,
+                    int num_layers) {
+  int reached = 0;
+  for (size_t i = 0; i < after.size(); ++i) reached += after[i] > before[i] ? 1 : 0;
+  return static_cast<double>(reached) / num_layers;
+}
+
 void MeasureGroup(const Flags& flags, const planner::Scenario& scenario, const GroupShape& shape,
-                  Table* table) {
+                  ReachedExperts* reached, Table* table) {
   planner::Layout layout{.expert = shape.ranks, .attention_ranks = shape.owners};
   if (shape.ranks > 1) layout.exchange = planner::Exchange::kAllToAll;
   const auto predict = [&](const planner::StepRows& rows) {
@@ -224,12 +237,18 @@ void MeasureGroup(const Flags& flags, const planner::Scenario& scenario, const G
   for (const int length : kPrompts) {
     std::vector<Measured> measured;
     for (int i = 0; i <= flags.prompts; ++i) {
+      const std::vector<uint64_t> before = group->expert_tokens();
       const Measured one = sequences.Add(1, length);
+      if (shape.ranks == 1) {
+        (*reached)[length] =
+            CountReached(before, group->expert_tokens(), scenario.model.num_layers);
+      }
       sequences.Drop();
       if (i > 0) measured.push_back(one);
     }
-    table->Add(layout, absl::StrFormat("prompt of %d", length),
-               predict(planner::SinglePromptRows(layout, length)), MedianOf(measured));
+    planner::StepRows rows = planner::SinglePromptRows(layout, length);
+    rows.distinct_experts = reached->at(length);
+    table->Add(layout, absl::StrFormat("prompt of %d", length), predict(rows), MedianOf(measured));
   }
   const int most = *std::max_element(std::begin(kBatches), std::end(kBatches));
   const int at_once = std::min(most, kMaxRows / flags.context);
@@ -278,11 +297,16 @@ planner::Scenario ReadScenario(const Flags& flags) {
 
 void Run(const Flags& flags) {
   Table table(flags.parts);
+  static_assert(kGroups[0].ranks == 1, "which experts prompts reach is counted there");
+  ReachedExperts reached;
   for (const GroupShape& shape : kGroups) {
     if (!flags.moe.empty()) Calibrate(flags);
-    MeasureGroup(flags, ReadScenario(flags), shape, &table);
+    MeasureGroup(flags, ReadScenario(flags), shape, &reached, &table);
   }
   table.Finish();
+  for (const auto& [length, experts] : reached) {
+    std::printf("a prompt of %d reaches %.1f experts of a layer\n", length, experts);
+  }
 }
 
 }  // namespace
