@@ -8,7 +8,7 @@
 #   make test-cluster  the tests on a Kubernetes of their own (ARGS="-k rollout": arguments of pytest)
 #   make test-sanitizers   only the in-process tests under ASan+UBSan, then TSan
 #   make test-gpu      the tests of the GPU kernels; fails where there is no GPU
-#   make bench         benchmarks: kernels, exchange, planner, engine (FULL=1: 16 layers)
+#   make bench         benchmarks: kernels, exchange, planner, simulator, engine (FULL=1: 16 layers)
 #   make bench-gpu     the engine on a GPU beside what bounds it (ARGS="--batches 1,64")
 #   make bench-cluster times of the operator beside bare pods (ARGS="--rounds 1": arguments)
 #   make images        build the images localhost/moe-{controller,worker,gateway,demo}

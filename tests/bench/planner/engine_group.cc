@@ -157,6 +157,8 @@ absl::StatusOr<std::unique_ptr<EngineGroup>> EngineGroup::Start(const EngineGrou
 
 int EngineGroup::vocab_size() const { return leader_->checkpoint->config().vocab_size; }
 
+int EngineGroup::num_layers() const { return leader_->checkpoint->config().num_layers; }
+
 const model::StepTimes& EngineGroup::times() const { return leader_->times; }
 
 std::vector<uint64_t> EngineGroup::expert_tokens() const {

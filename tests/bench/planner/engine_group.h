@@ -33,6 +33,7 @@ class EngineGroup {
   ~EngineGroup();
 
   int vocab_size() const;
+  int num_layers() const;
   // Runs a step; fills in its number. Seconds from the plan to the last result.
   absl::StatusOr<double> Run(engine::v1::StepPlan plan);
   // Of rank 0, by part, since it began.
