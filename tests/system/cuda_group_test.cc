@@ -66,6 +66,18 @@ class CudaGroupTest : public ::testing::Test {
             .kv_blocks_per_owner = 32};
   }
 
+  void ExpectBaseline(InProcessGroup* group, bool exact) {
+    const absl::Status started = group->StartEpoch();
+    ASSERT_TRUE(started.ok()) << started;
+    const int64_t launches = emulator::Counts().num_graph_launches;
+    ExpectSame(Collect(group, SubmitAll(group, requests_)), baseline_, "over NCCL");
+    // Whether steps of a batch have a shape twice depends on when its requests come. Of a request
+    // that decodes alone each step has the same.
+    ExpectSame(AnswerEachAlone(group, {requests_[3]}), {baseline_[3]}, "alone");
+    // Graphs only hold slots.
+    EXPECT_EQ(emulator::Counts().num_graph_launches > launches, !exact);
+  }
+
   std::unique_ptr<cuda::CudaBackend> backend_;
   std::unique_ptr<model::Checkpoint> checkpoint_;
   std::vector<Request> requests_;
@@ -80,13 +92,8 @@ TEST_F(CudaGroupTest, EveryWidthAndEveryWayOfRowsGivesWhatOneGpuGives) {
                    " with attention" + (exact ? ", exact" : ", slots"));
       FakeNcclGroup nccl(num_ranks, Only(exact));
       InProcessGroup group(checkpoint_.get(), Options(num_ranks, num_attention_ranks, &nccl));
-      const absl::Status started = group.StartEpoch();
-      ASSERT_TRUE(started.ok()) << started;
-      const int64_t launches = emulator::Counts().num_graph_launches;
-      ExpectSame(Collect(&group, SubmitAll(&group, requests_)), baseline_, "over NCCL");
+      ASSERT_NO_FATAL_FAILURE(ExpectBaseline(&group, exact));
       EXPECT_GT(nccl.num_bytes_received(), 0);
-      // Graphs only hold slots.
-      EXPECT_EQ(emulator::Counts().num_graph_launches > launches, !exact);
     }
   }
 }
@@ -99,13 +106,8 @@ TEST_F(CudaGroupTest, ReplicatedAttentionGivesWhatOneGpuGives) {
       GroupOptions options = Options(num_ranks, num_ranks, &nccl);
       options.replicated = true;
       InProcessGroup group(checkpoint_.get(), options);
-      const absl::Status started = group.StartEpoch();
-      ASSERT_TRUE(started.ok()) << started;
-      const int64_t launches = emulator::Counts().num_graph_launches;
-      ExpectSame(Collect(&group, SubmitAll(&group, requests_)), baseline_, "over NCCL");
+      ASSERT_NO_FATAL_FAILURE(ExpectBaseline(&group, exact));
       EXPECT_GT(nccl.num_bytes_received(), 0);
-      // Graphs only hold slots.
-      EXPECT_EQ(emulator::Counts().num_graph_launches > launches, !exact);
     }
   }
 }
