@@ -23,6 +23,7 @@
 #include "CLI/CLI.hpp"
 #include "kernels/numerics.h"
 #include "kernels/thread_pool.h"
+#include "tests/bench/measure.h"
 #include "tests/bench/ranks/rank_processes.h"
 #include "tests/worker/model/checkpoint_writer.h"
 #include "worker/exchange/shared_memory.h"
@@ -33,6 +34,9 @@
 
 namespace moe {
 namespace {
+
+using bench::Median;
+using bench::OrDie;
 
 struct Flags {
   std::string model;
@@ -50,19 +54,6 @@ struct Flags {
 
 double Seconds(std::chrono::steady_clock::time_point since) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
-}
-
-template <typename T>
-T OrDie(absl::StatusOr<T> value) {
-  if (value.ok()) return *std::move(value);
-  std::fprintf(stderr, "error: %s\n", std::string(value.status().message()).c_str());
-  std::exit(1);
-}
-
-void OrDie(const absl::Status& status) {
-  if (status.ok()) return;
-  std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
-  std::exit(1);
 }
 
 model::ModelConfig OlmoeOf(int num_layers) {
@@ -240,12 +231,6 @@ class Engine {
   double checksum_ = 0;
   Parts parts_;
 };
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
 
 // The steps of one case.
 struct Samples {

@@ -29,6 +29,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "cli/plan/inputs.h"
 #include "device/buffer.h"
 #include "device/device.h"
 #include "kernels/context.h"
@@ -37,6 +38,8 @@
 #include "planner/forward_time.h"
 #include "planner/layout.h"
 #include "proto/step.pb.h"
+#include "tests/bench/measure.h"
+#include "tests/bench/plans/sequences.h"
 #include "tests/worker/model/checkpoint_writer.h"
 #include "worker/cuda/backend.h"
 #include "worker/cuda/rank.h"
@@ -48,6 +51,9 @@
 
 namespace moe {
 namespace {
+
+using bench::Median;
+using bench::OrDie;
 
 struct Flags {
   std::string model;
@@ -65,28 +71,10 @@ struct Flags {
 // Steps that are not counted: the first one of a shape loads kernels, the second captures.
 constexpr int kWarmUp = 3;
 
-template <typename T>
-T OrDie(absl::StatusOr<T> value) {
-  if (value.ok()) return *std::move(value);
-  std::fprintf(stderr, "error: %s\n", std::string(value.status().message()).c_str());
-  std::exit(1);
-}
-void OrDie(const absl::Status& status) {
-  if (status.ok()) return;
-  std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
-  std::exit(1);
-}
-
 double SecondsOf(const std::function<void()>& run) {
   const auto begin = std::chrono::steady_clock::now();
   run();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
 int Most(const std::vector<int>& values) { return *std::max_element(values.begin(), values.end()); }
@@ -95,18 +83,6 @@ model::ModelConfig ConfigOf(const Flags& flags) {
   model::ModelConfig config = flags.tiny ? model::TinyConfig() : model::OlmoeConfig();
   if (!flags.tiny) config.num_layers = flags.layers;
   return config;
-}
-
-planner::ModelShape ShapeOf(const model::ModelConfig& config) {
-  planner::ModelShape shape = {.hidden = config.hidden,
-                               .num_layers = config.num_layers,
-                               .num_experts = config.num_experts,
-                               .top_k = config.top_k,
-                               .expert_intermediate = config.intermediate,
-                               .vocab_size = config.vocab_size,
-                               .max_positions = config.max_positions};
-  planner::SetGroupedQueryAttention(config.num_heads, config.num_kv_heads, config.head_dim, &shape);
-  return shape;
 }
 
 // Bytes per second of a copy within the GPU's memory, reads and writes together.
@@ -150,6 +126,7 @@ class Engine {
     std::fprintf(stderr, "%s\n", rank_->description().c_str());
     layers_ = OrDie(rank_->MakeLayers({}));
     pool_ = std::make_unique<engine::KvBlockPool>(rank_->num_kv_blocks(), kernels::kKvBlockTokens);
+    sequences_ = std::make_unique<bench::Sequences>(config.vocab_size, /*num_owners=*/1);
     owner_ = std::make_unique<engine::Owner>(engine::OwnerOptions(), rank_->decoder(), pool_.get(),
                                              rank_->context(), &times_);
   }
@@ -158,53 +135,17 @@ class Engine {
   const model::ModelConfig& config() const { return checkpoint_->config(); }
 
   // Seconds of one step that computes prompts of `length` tokens, of `count` new sequences.
-  double Prompt(int count, int length) {
-    engine::v1::StepPlan plan;
-    for (int i = 0; i < count; ++i) {
-      const uint64_t id = lengths_.size();
-      engine::v1::NewSequence* added = plan.add_new_sequences();
-      added->set_sequence_id(id);
-      engine::v1::SamplingParams* greedy = added->mutable_sampling();
-      greedy->set_top_p(1);
-      greedy->set_repetition_penalty(1);
-      greedy->set_num_logprobs(-1);
-      greedy->set_num_prompt_logprobs(-1);
-      for (int t = 0; t < length; ++t) added->add_prompt_tokens(Token(id, t));
-      AddSlice(id, 0, length, &plan);
-      lengths_.push_back(length);
-    }
-    return Run(std::move(plan));
-  }
+  double Prompt(int count, int length) { return Run(sequences_->Add(count, length)); }
   // Seconds of one step in which the first `count` sequences advance by one token.
-  double Decode(int count) {
-    engine::v1::StepPlan plan;
-    for (uint64_t id = 0; id < static_cast<uint64_t>(count); ++id) {
-      AddSlice(id, lengths_[id], 1, &plan)->set_token(Token(id, lengths_[id]));
-      ++lengths_[id];
-    }
-    return Run(std::move(plan));
-  }
+  double Decode(int count) { return Run(sequences_->Decode(count)); }
   // All begin anew.
   void Forget() {
     owner_->DropAll();
-    lengths_.clear();
+    sequences_->Clear();
   }
   int max_rows() const { return max_rows_; }
 
  private:
-  int32_t Token(uint64_t id, int position) const {
-    return static_cast<int32_t>((id * 7919 + uint64_t(position) * 104729 + 13) %
-                                static_cast<uint64_t>(config().vocab_size));
-  }
-  static engine::v1::SequenceSlice* AddSlice(uint64_t id, int start, int count,
-                                             engine::v1::StepPlan* plan) {
-    engine::v1::SequenceSlice* slice = plan->add_slices();
-    slice->set_sequence_id(id);
-    slice->set_start(static_cast<uint32_t>(start));
-    slice->set_count(static_cast<uint32_t>(count));
-    slice->set_sample(true);
-    return slice;
-  }
   double Run(engine::v1::StepPlan plan) {
     plan.set_step(++step_);
     return SecondsOf([&] {
@@ -222,7 +163,7 @@ class Engine {
   std::unique_ptr<model::LayerLoop> layers_;
   std::unique_ptr<engine::KvBlockPool> pool_;
   std::unique_ptr<engine::Owner> owner_;
-  std::vector<int> lengths_;  // by id
+  std::unique_ptr<bench::Sequences> sequences_;
   uint64_t step_ = 0;
 };
 
@@ -326,7 +267,7 @@ void Run(const Flags& flags) {
           ? absl::StrFormat("peak of %.0f TFLOP/s in bf16", bound.device.bf16_flops / 1e12).c_str()
           : "its peak of operations is not known, so bounds are those of its memory alone");
   Engine engine(flags, backend.get());
-  const planner::ModelShape shape = ShapeOf(engine.config());
+  const planner::ModelShape shape = OrDie(cli::ReadModel(flags.model));
   const planner::Layout alone = OrDie(planner::ParseLayout("EP1"));
   nlohmann::json results = {
       {"date", absl::FormatTime("%Y-%m-%d", absl::Now(), absl::UTCTimeZone())},

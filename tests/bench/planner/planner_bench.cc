@@ -28,13 +28,17 @@
 #include "cli/plan/hardware_options.h"
 #include "planner/forward_time.h"
 #include "planner/layout.h"
+#include "tests/bench/measure.h"
 #include "tests/bench/planner/engine_group.h"
+#include "tests/bench/plans/sequences.h"
 #include "worker/exchange/turns.h"
 
 namespace moe {
 namespace {
 
 using bench::EngineGroup;
+using bench::Median;
+using bench::OrDie;
 using model::StepTimes;
 
 struct Flags {
@@ -60,94 +64,24 @@ constexpr int kMaxRows = 512;
 constexpr double kMaxChange = 0.15;
 constexpr int kAttempts = 4;
 
-template <typename T>
-T OrDie(absl::StatusOr<T> value) {
-  if (value.ok()) return *std::move(value);
-  std::fprintf(stderr, "error: %s\n", std::string(value.status().message()).c_str());
-  std::exit(1);
-}
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
-
 // Seconds by part of rank 0, and of the whole step.
 struct Measured {
   double seconds = 0;
   std::vector<double> parts = std::vector<double>(StepTimes::kNumParts, 0);
 };
 
-// Sequences of one group. Tokens are without a pattern, as in engine_bench.
-class Sequences {
- public:
-  Sequences(EngineGroup* group, int num_owners) : group_(group), num_owners_(num_owners) {}
-
-  // `count` more, of `length` tokens, computed in one step.
-  Measured Add(int count, int length) {
-    engine::v1::StepPlan plan;
-    for (int i = 0; i < count; ++i) {
-      const uint64_t id = lengths_.size();
-      engine::v1::NewSequence* added = plan.add_new_sequences();
-      added->set_sequence_id(id);
-      added->set_owner(Owner(id));
-      engine::v1::SamplingParams* greedy = added->mutable_sampling();
-      greedy->set_top_p(1);
-      greedy->set_repetition_penalty(1);
-      greedy->set_num_logprobs(-1);
-      greedy->set_num_prompt_logprobs(-1);
-      for (int t = 0; t < length; ++t) added->add_prompt_tokens(Token(id, t));
-      engine::v1::SequenceSlice* slice = plan.add_slices();
-      slice->set_sequence_id(id);
-      slice->set_owner(Owner(id));
-      slice->set_count(static_cast<uint32_t>(length));
-      slice->set_sample(true);
-      lengths_.push_back(length);
-    }
-    return Run(std::move(plan));
-  }
-  // The first `count` advance by one token.
-  Measured Decode(int count) {
-    engine::v1::StepPlan plan;
-    for (uint64_t id = 0; id < static_cast<uint64_t>(count); ++id) {
-      engine::v1::SequenceSlice* slice = plan.add_slices();
-      slice->set_sequence_id(id);
-      slice->set_owner(Owner(id));
-      slice->set_start(static_cast<uint32_t>(lengths_[id]));
-      slice->set_count(1);
-      slice->set_sample(true);
-      slice->set_token(Token(id, lengths_[id]));
-      ++lengths_[id];
-    }
-    return Run(std::move(plan));
-  }
-  // Forgets the last one: its place and its blocks are the next one's.
-  void Drop() { lengths_.pop_back(); }
-  int length(size_t sequence) const { return lengths_[sequence]; }
-
- private:
-  uint32_t Owner(uint64_t id) const { return static_cast<uint32_t>(id) % num_owners_; }
-  int32_t Token(uint64_t id, int position) const {
-    return static_cast<int32_t>((id * 7919 + uint64_t(position) * 104729 + 13) %
-                                group_->vocab_size());
-  }
-  Measured Run(engine::v1::StepPlan plan) {
-    Measured measured;
-    const auto part = [this](int i) {
-      return group_->times().seconds(static_cast<StepTimes::Part>(i));
-    };
-    std::vector<double> before;
-    for (int i = 0; i < StepTimes::kNumParts; ++i) before.push_back(part(i));
-    measured.seconds = OrDie(group_->Run(std::move(plan)));
-    for (int i = 0; i < StepTimes::kNumParts; ++i) measured.parts[i] = part(i) - before[i];
-    return measured;
-  }
-
-  EngineGroup* const group_;
-  const int num_owners_;
-  std::vector<int> lengths_;  // by id
-};
+// Runs a step of the group.
+Measured Run(EngineGroup* group, engine::v1::StepPlan plan) {
+  Measured measured;
+  const auto part = [group](int i) {
+    return group->times().seconds(static_cast<StepTimes::Part>(i));
+  };
+  std::vector<double> before;
+  for (int i = 0; i < StepTimes::kNumParts; ++i) before.push_back(part(i));
+  measured.seconds = OrDie(group->Run(std::move(plan)));
+  for (int i = 0; i < StepTimes::kNumParts; ++i) measured.parts[i] = part(i) - before[i];
+  return measured;
+}
 
 Measured MedianOf(const std::vector<Measured>& all) {
   const auto median = [&all](auto value) {
@@ -248,13 +182,13 @@ std::vector<Line> MeasureGroup(const Flags& flags, const GroupShape& shape,
                                                .num_attention_ranks = shape.owners,
                                                .num_cores = cores,
                                                .max_rows = kMaxRows}));
-  Sequences sequences(group.get(), shape.owners);
+  bench::Sequences sequences(group->vocab_size(), shape.owners);
   // Prompts alone, one for all owners together.
   for (const int length : kPrompts) {
     std::vector<Measured> measured;
     for (int i = 0; i <= flags.prompts; ++i) {
       const std::vector<uint64_t> before = group->expert_tokens();
-      const Measured one = sequences.Add(1, length);
+      const Measured one = Run(group.get(), sequences.Add(1, length));
       if (shape.ranks == 1) {
         (*reached)[length] = CountReached(before, group->expert_tokens(), group->num_layers());
       }
@@ -268,13 +202,13 @@ std::vector<Line> MeasureGroup(const Flags& flags, const GroupShape& shape,
   const int most = *std::max_element(std::begin(kBatches), std::end(kBatches));
   const int at_once = std::min(most, kMaxRows / flags.context);
   for (int first = 0; first < most; first += at_once) {
-    (void)sequences.Add(std::min(at_once, most - first), flags.context);
+    (void)Run(group.get(), sequences.Add(std::min(at_once, most - first), flags.context));
   }
   for (const int batch : kBatches) {
     const double context = sequences.length(0) + flags.steps / 2.0;
     std::vector<Measured> measured;
     for (int i = 0; i <= flags.steps; ++i) {
-      const Measured one = sequences.Decode(batch);
+      const Measured one = Run(group.get(), sequences.Decode(batch));
       if (i > 0) measured.push_back(one);
     }
     lines.push_back({layout, absl::StrFormat("decode, batch %d", batch),
@@ -303,11 +237,7 @@ planner::Scenario ReadScenario(const Flags& flags) {
   cli::HardwareOptions hardware;
   hardware.model = flags.model;
   hardware.machine = flags.machine;
-  const absl::Status status = ReadHardwareOptions(hardware, &scenario);
-  if (!status.ok()) {
-    std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
-    std::exit(1);
-  }
+  OrDie(ReadHardwareOptions(hardware, &scenario));
   return scenario;
 }
 

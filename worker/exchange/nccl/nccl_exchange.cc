@@ -113,8 +113,7 @@ absl::Status NcclExchange::CheckCanaries() {
 // ---- Steps
 
 bool NcclExchange::TakesBucket(int bucket) const {
-  return bucket <= shape_.max_rows &&
-         SlotsAreBest(shape_, bucket, buffers_->max_slot_rows(), thresholds_);
+  return SlotsAreBest(shape_, bucket, buffers_->max_slot_rows(), thresholds_);
 }
 
 absl::Status NcclExchange::BeginStep(uint64_t step, absl::Span<const int> num_rows, int bucket) {

@@ -110,6 +110,7 @@ double BytesInPattern(const GroupShape& shape, Pattern pattern, int stride) {
 
 bool SlotsAreBest(const GroupShape& shape, int num_rows, int max_slot_rows,
                   const PatternThresholds& thresholds) {
+  if (num_rows > shape.max_rows) return false;
   // Alone, nothing travels and no slot is unused.
   if (shape.num_ranks == 1) return true;
   if (num_rows > max_slot_rows) return false;
@@ -125,8 +126,7 @@ absl::StatusOr<StepPattern> ChoosePattern(const GroupShape& shape, const StepSha
   if (absl::Status status = CheckRows(shape, step.num_rows); !status.ok()) return status;
   const int most = *std::max_element(step.num_rows.begin(), step.num_rows.end());
   if (step.bucket > 0) {
-    if (most <= step.bucket && step.bucket <= shape.max_rows &&
-        SlotsAreBest(shape, step.bucket, step.max_slot_rows, thresholds)) {
+    if (most <= step.bucket && SlotsAreBest(shape, step.bucket, step.max_slot_rows, thresholds)) {
       return StepPattern{.pattern = SlotPattern(shape), .stride = step.bucket};
     }
     return absl::InvalidArgumentError(absl::StrCat(

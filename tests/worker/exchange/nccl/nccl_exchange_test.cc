@@ -56,6 +56,15 @@ struct DeviceThreads : NcclThreads {
     });
   }
 
+  // By all ranks' exchanges.
+  uint64_t CountedBytes() const {
+    uint64_t counted = 0;
+    for (const auto& rank : ranks) {
+      counted += rank->exchange->stats().dispatch_bytes + rank->exchange->stats().combine_bytes;
+    }
+    return counted;
+  }
+
   std::vector<std::unique_ptr<DeviceRank>> ranks;
 };
 
@@ -204,11 +213,8 @@ TEST(NcclExchangeTest, ABucketServesStepsOfFewerRows) {
             replicated ? num_rows[0] : std::accumulate(num_rows.begin(), num_rows.end(), 0);
         EXPECT_EQ(num_pairs, all_rows * shape.top_k * shape.num_layers);
       }
-      uint64_t counted = 0;
-      for (const auto& rank : threads.ranks) {
-        counted += rank->exchange->stats().dispatch_bytes + rank->exchange->stats().combine_bytes;
-      }
-      EXPECT_EQ(counted, static_cast<uint64_t>(threads.nccl.num_bytes_received() - bytes_before));
+      EXPECT_EQ(threads.CountedBytes(),
+                static_cast<uint64_t>(threads.nccl.num_bytes_received() - bytes_before));
     }
   }
 }
@@ -262,11 +268,8 @@ TEST(NcclExchangeTest, BytesOfOtherRanksAreCounted) {
     threads.ConnectAll(1, Only(exact));
     const int64_t before = threads.nccl.num_bytes_received();
     threads.RunStep(1, {3, 1, 0}, Skew::kNone, 5);
-    uint64_t counted = 0;
-    for (const auto& rank : threads.ranks) {
-      counted += rank->exchange->stats().dispatch_bytes + rank->exchange->stats().combine_bytes;
-    }
-    EXPECT_EQ(counted, static_cast<uint64_t>(threads.nccl.num_bytes_received() - before));
+    EXPECT_EQ(threads.CountedBytes(),
+              static_cast<uint64_t>(threads.nccl.num_bytes_received() - before));
   }
 }
 
