@@ -57,13 +57,16 @@ def scale_table(rounds, replicas, width):
     def bare(key):
         return median(rounds, "bare", key)
     requests = rounds[-1]["operator"]["controller_requests"]
+    programs = [name for name, seconds in rounds[-1]["operator"]["cpu_seconds"].items() if seconds >= 0.5]
     return [
         f"{replicas * width} workers ({replicas} groups of {width}) on KWOK's nodes beside a ReplicaSet of as many pods, "
         f"medians of {len(rounds)} rounds in turns, seconds:", "",
         "| | operator | ReplicaSet | ratio | aim |", "|---|---|---|---|---|",
         row("apply to all created", ours("created"), bare("created"), CREATED_AIM),
         row("apply to all PodReady", ours("ready"), bare("ready"), READY_AIM),
-        row("writes of pods at the API server, for each pod", ours("pod_writes"), bare("pod_writes")),
+        row("writes of pods at the API server, for each pod", ours("pod_writes"), bare("pod_writes"), digits=2),
+        *(row(f"CPU of {name}", *(statistics.median(r[side]["cpu_seconds"].get(name, 0) for r in rounds)
+                                  for side in ("operator", "bare"))) for name in programs),
         "",
         f"Controller: {max(r['operator']['controller_max_rss_mib'] for r in rounds):.0f} MiB at most, "
         f"{ours('controller_cpu_seconds'):.1f} s of CPU, {ours('reconciles'):.0f} reconciles; requests for each pod: "

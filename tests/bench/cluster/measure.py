@@ -131,13 +131,42 @@ def parse_metrics(text):
     return found
 
 
-def pod_writes():
-    """Requests that the API server got that write a pod or a part of it: by users, scheduler, kubelets, everybody."""
-    total = 0
+def api_writes():
+    """{resource: requests that the API server got that write it or a part of it: by users, scheduler, everybody}"""
+    totals = {}
     for name, labels, number in parse_metrics(kubectl("get", "--raw", "/metrics").stdout):
-        if name == "apiserver_request_total" and labels["resource"] == "pods" and labels["verb"] in WRITES:
-            total += number
-    return total
+        if name == "apiserver_request_total" and labels["verb"] in WRITES:
+            totals[labels["resource"]] = totals.get(labels["resource"], 0) + number
+    return totals
+
+
+def api_writes_since(before):
+    writes = {resource: number - before.get(resource, 0) for resource, number in api_writes().items()}
+    return {resource: number for resource, number in sorted(writes.items()) if number > 0}
+
+
+def cpu_seconds():
+    """{program: seconds of CPU that its processes have taken so far}"""
+    seconds = {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended
+            with open(f"/proc/{entry}/cmdline", encoding="utf-8") as file:
+                name = os.path.basename(file.read().split("\0")[0])
+            if name:
+                seconds[name] = seconds.get(name, 0) + _cpu_seconds_of(entry)
+    return seconds
+
+
+def _cpu_seconds_of(pid):
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds_since(before):
+    """{program: seconds}, without those that took next to nothing."""
+    return {name: round(seconds - before.get(name, 0), 2) for name, seconds in sorted(cpu_seconds().items())
+            if seconds - before.get(name, 0) >= 0.05}
 
 
 class Controller:
@@ -171,9 +200,7 @@ class Controller:
             return int(re.search(r"VmHWM:\s+(\d+)", file.read())[1]) / 1024
 
     def cpu_seconds(self):
-        with open(f"/proc/{self._process()}/stat", encoding="utf-8") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return _cpu_seconds_of(self._process())
 
 
 def bare_pod(pod, name=None):

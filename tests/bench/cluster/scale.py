@@ -8,8 +8,8 @@ import json
 import time
 
 from cluster import apply, items, kubectl, kubectl_json, make_namespace, wait_until
-from measure import (Controller, PodWatch, bare_pod, context_on_failure, create, delete_deployment, pod_writes, say,
-                     wait_no_pods)
+from measure import (Controller, PodWatch, api_writes, api_writes_since, bare_pod, context_on_failure, cpu_seconds,
+                     cpu_seconds_since, create, delete_deployment, say, wait_no_pods)
 
 NAME = "scale"
 GPUS_PER_NODE = 8
@@ -57,8 +57,8 @@ class Scale:
 
     def operator(self):
         controller = Controller()
-        writes, requests, cpu = pod_writes(), controller.requests(), controller.cpu_seconds()
-        reconciles = controller.reconciles()
+        writes, requests, cpu = api_writes(), controller.requests(), controller.cpu_seconds()
+        reconciles, cpu_of_all = controller.reconciles(), cpu_seconds()
         selector = f"moe-operator.dev/deployment={NAME},app.kubernetes.io/component=worker"
         with context_on_failure(NAME), PodWatch(NAME, selector) as watch:
             begin = time.monotonic()
@@ -67,10 +67,12 @@ class Scale:
             ready = watch.wait("ready", self.count, self.seconds) - begin
             first = min(watch.created.values()) - begin
             assert len(watch.created) == self.count, f"{len(watch.created)} pods for {self.count} places"
+            cpu_of_all = cpu_seconds_since(cpu_of_all)
         cpu = controller.cpu_seconds() - cpu
         again = controller.requests()
+        writes = api_writes_since(writes)
         result = {"first": first, "created": created, "ready": ready,
-                  "pod_writes": (pod_writes() - writes) / self.count,
+                  "pod_writes": writes["pods"] / self.count, "writes": writes, "cpu_seconds": cpu_of_all,
                   "controller_requests": {verb: (number - requests.get(verb, 0)) / self.count
                                           for verb, number in again.items()},
                   "controller_cpu_seconds": cpu,
@@ -91,14 +93,17 @@ class Scale:
         replica_set = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "bare"},
                        "spec": {"replicas": self.count, "selector": {"matchLabels": {"bench": "bare"}},
                                 "template": {"metadata": pod["metadata"], "spec": pod["spec"]}}}
-        writes = pod_writes()
+        writes, cpu_of_all = api_writes(), cpu_seconds()
         with context_on_failure(NAME), PodWatch(NAME, "bench=bare") as watch:
             begin = time.monotonic()
             create(replica_set, namespace=NAME)
             created = watch.wait("created", self.count, self.seconds) - begin
             ready = watch.wait("ready", self.count, self.seconds) - begin
             first = min(watch.created.values()) - begin
-        result = {"first": first, "created": created, "ready": ready, "pod_writes": (pod_writes() - writes) / self.count}
+            cpu_of_all = cpu_seconds_since(cpu_of_all)
+        writes = api_writes_since(writes)
+        result = {"first": first, "created": created, "ready": ready, "pod_writes": writes["pods"] / self.count,
+                  "writes": writes, "cpu_seconds": cpu_of_all}
         kubectl("delete", "replicaset", "bare", "-n", NAME, "--wait=true")
         wait_no_pods(NAME)
         return result
