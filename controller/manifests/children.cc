@@ -70,6 +70,9 @@ std::vector<Child> Children(const api::MoEDeployment& deployment, const Context&
         GroupPolicy(deployment, context, group.index, ProcessesOf(deployment, group)));
     const int num_slots = static_cast<int>(group.incarnations.size());
     if (num_slots < 2) continue;  // the only worker may go: there is nothing to keep
+    // Before it is scheduled a group has nothing to lose, and a budget of pods that are not ready
+    // would only keep nodes from being drained.
+    if (group.slot_of_rank.empty()) continue;
     Json selector = PodSelector(name, kWorker);
     selector[kLabelGroup] = std::to_string(group.index);
     add(kube::kPodDisruptionBudgets, Budget(deployment, GroupName(name, group.index), kWorker,

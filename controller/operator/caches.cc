@@ -93,8 +93,15 @@ void Caches::OnChange(const ResourceType& type, const kube::Store::Change& chang
 
 void Caches::Start() {
   for (const auto& [plural, list] : watched_) {
+    if (plural == kube::kPods.plural) continue;
     for (const auto& watched : list) watched->reflector->Start();
   }
+}
+
+void Caches::StartPods() {
+  absl::MutexLock lock(&mu_);
+  if (std::exchange(pods_started_, true)) return;
+  for (const auto& watched : watched_.at(kube::kPods.plural)) watched->reflector->Start();
 }
 
 void Caches::Stop() {
@@ -104,8 +111,13 @@ void Caches::Stop() {
 }
 
 bool Caches::synced() const {
+  bool with_pods = false;
+  {
+    absl::MutexLock lock(&mu_);
+    with_pods = pods_started_;
+  }
   for (const auto& [plural, list] : watched_) {
-    if (plural == kube::kNodes.plural) continue;
+    if (plural == kube::kNodes.plural || (plural == kube::kPods.plural && !with_pods)) continue;
     for (const auto& watched : list) {
       if (!watched->store.synced()) return false;
     }

@@ -44,11 +44,15 @@ class Caches {
   Caches(const Caches&) = delete;
   Caches& operator=(const Caches&) = delete;
 
+  // All but the pods, which are what there are most of and what changes most: a standby has no use
+  // for them.
   void Start();
+  // The pods, too, from now on.
+  void StartPods();
   // Call Client::Shutdown before, so that nothing is waited for.
   void Stop();
-  // All first lists have come, but for that of the nodes: a controller that may not read them does
-  // everything else.
+  // All first lists of what was started have come, but for that of the nodes: a controller that may
+  // not read them does everything else.
   bool synced() const;
 
   using Object = kube::Store::Object;
@@ -85,6 +89,7 @@ class Caches {
 
   const Changed changed_;
   mutable absl::Mutex mu_;
+  bool pods_started_ ABSL_GUARDED_BY(mu_) = false;
   // By plural and key.
   mutable std::map<std::pair<std::string, kube::ObjectKey>, Object> learned_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, std::vector<std::unique_ptr<Watched>>> watched_;  // by plural

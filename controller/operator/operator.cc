@@ -255,6 +255,7 @@ class Operator::Impl {
   // ---- The elector's thread ----
 
   void Lead() {
+    caches_->StartPods();
     // What this controller does not know yet it would take for gone.
     while (!caches_->synced()) {
       if (stopping() || !elector_->is_leader()) return;

@@ -1,10 +1,10 @@
 // The controller of a cluster: watches MoEDeployments, and leads their groups while it holds the
 // Lease.
 //
-// Several may run. Each keeps its caches and its coordinator ready; the one that holds the Lease
-// acts. A standby answers workers and gateways with the leader's address. Losing the Lease ends all
-// acting at once, and what was sent before is fenced by resourceVersions, uids and terms. Workers
-// never notice: their epochs run on.
+// Several may run. Each keeps its coordinator ready, and its caches but for pods, which are read
+// when it comes to lead; the one that holds the Lease acts. A standby answers workers and gateways
+// with the leader's address. Losing the Lease ends all acting at once, and what was sent before is
+// fenced by resourceVersions, uids and terms. Workers never notice: their epochs run on.
 //
 // Every right that this needs from the API server is listed in README.md.
 //

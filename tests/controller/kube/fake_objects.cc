@@ -352,6 +352,12 @@ FakeAnswer FakeObjects::MergePatch(const ResourceType& type, const ObjectKey& ke
   }
   Json after = *stored;
   after.merge_patch(patch);
+  // The server's way to be told to forget who wrote what.
+  Json& metadata = after["metadata"];
+  if (metadata.contains("managedFields") &&
+      metadata["managedFields"] == Json::array({Json::object()})) {
+    metadata.erase("managedFields");
+  }
   return WriteLocked(type, key, std::move(after), part);
 }
 

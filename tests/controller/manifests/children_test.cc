@@ -15,7 +15,9 @@ namespace moe::manifests {
 namespace {
 
 using kube::Json;
+using ::testing::Contains;
 using ::testing::ElementsAre;
+using ::testing::Not;
 
 std::vector<std::string> NamesOf(const std::vector<Child>& children) {
   std::vector<std::string> names;
@@ -57,6 +59,15 @@ TEST(ChildrenTest, LeaveOutWhatIsNotAskedFor) {
       ElementsAre("ServiceAccount olmoe-worker", "NetworkPolicy olmoe-inspect",
                   "ServiceAccount olmoe-gateway", "NetworkPolicy olmoe-gateway",
                   "NetworkPolicy olmoe-g0", "Service olmoe-gateway", "Deployment olmoe-gateway"));
+}
+
+TEST(ChildrenTest, AGroupThatIsNotScheduledYetHasNoBudget) {
+  api::MoEDeployment deployment = SampleDeployment();
+  deployment.status.groups[0].slot_of_rank.clear();
+  const std::vector<std::string> names = NamesOf(Children(deployment, SampleContext()));
+  EXPECT_THAT(names, Contains("NetworkPolicy olmoe-g0"));
+  EXPECT_THAT(names, Not(Contains("PodDisruptionBudget olmoe-g0")));
+  EXPECT_THAT(names, Contains("PodDisruptionBudget olmoe-g1"));
 }
 
 TEST(ChildrenTest, BudgetsKeepAllButOneOfAGroupAndOneGateway) {

@@ -24,6 +24,7 @@ inline api::MoEDeployment SampleDeployment() {
     api::GroupStatus group;
     group.index = index;
     group.incarnations = {0, 0, 0, 0};
+    group.slot_of_rank = {0, 1, 2, 3};
     deployment.status.groups.push_back(group);
   }
   return deployment;

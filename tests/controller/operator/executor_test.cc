@@ -244,6 +244,9 @@ TEST_F(ExecutorTest, RemovesItsOwnGateAlone) {
   const Json other = Json::parse(R"({"name": "queue"})");
   objects_.Edit(kube::kPods, {"models", "olmoe-g0-s0-0"},
                 [&other](Json& pod) { pod["spec"]["schedulingGates"].push_back(other); });
+  objects_.Edit(kube::kPods, {"models", "olmoe-g0-s1-0"}, [](Json& pod) {
+    pod["metadata"]["managedFields"] = Json::parse(R"([{"manager": "moe-operator"}])");
+  });
   EXPECT_EQ(Carry({reconcile::RemoveGate{"olmoe-g0-s0-0", UidOf("olmoe-g0-s0-0")},
                    reconcile::RemoveGate{"olmoe-g0-s1-0", UidOf("olmoe-g0-s1-0")},
                    reconcile::RemoveGate{"olmoe-g0-s2-0", "gone"}})
@@ -251,8 +254,10 @@ TEST_F(ExecutorTest, RemovesItsOwnGateAlone) {
             absl::OkStatus());
   EXPECT_EQ((*objects_.Find(kube::kPods, {"models", "olmoe-g0-s0-0"}))["spec"]["schedulingGates"],
             Json::parse(R"([{"name": "queue"}])"));
-  EXPECT_FALSE((*objects_.Find(kube::kPods, {"models", "olmoe-g0-s1-0"}))["spec"].contains(
-      "schedulingGates"));
+  const auto last = objects_.Find(kube::kPods, {"models", "olmoe-g0-s1-0"});
+  EXPECT_FALSE((*last)["spec"].contains("schedulingGates"));
+  // Nor is it kept account of who wrote what.
+  EXPECT_FALSE((*last)["metadata"].contains("managedFields"));
 }
 
 TEST_F(ExecutorTest, OfAThousandPodsThePlanCreatesTheFirst) {

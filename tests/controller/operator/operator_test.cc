@@ -288,9 +288,12 @@ TEST_F(OperatorTest, AStandbyTakesOverWithoutAWorkerNoticing) {
   const Json before = cluster_.Deployment("olmoe")["status"];
   const std::set<std::string> pods = WorkerNames();
 
+  const int num_lists_of_pods = cluster_.server().CountRequests("list", "pods");
   auto second = StartOperator("controller-2", "127.0.0.2");
   ASSERT_TRUE(AwaitTrue([&] { return second->NotReadyReason().empty(); }));
   EXPECT_FALSE(second->leads());
+  EXPECT_EQ(cluster_.server().CountRequests("list", "pods"), num_lists_of_pods)
+      << "a standby has no use for pods";
   first->Stop();
   ASSERT_TRUE(AwaitTrue([&] { return second->leads(); }));
   EXPECT_EQ(WorkerNames(), pods) << "a controller that ends takes no pod with it";
