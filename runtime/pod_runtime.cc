@@ -19,9 +19,9 @@ int RanksPerPod(const std::vector<int>& slot_of_rank) {
 }  // namespace
 
 PodRuntime::PodRuntime(std::vector<int> slot_of_rank, std::function<void()> on_change)
-    : slot_of_rank_(std::move(slot_of_rank)),
-      ranks_per_pod_(RanksPerPod(slot_of_rank_)),
-      on_change_(std::move(on_change)) {}
+    : ranks_per_pod_(RanksPerPod(slot_of_rank)),
+      on_change_(std::move(on_change)),
+      slot_of_rank_(std::move(slot_of_rank)) {}
 
 int PodRuntime::RankOf(int slot) const {
   const auto found = std::find(slot_of_rank_.begin(), slot_of_rank_.end(), slot);
@@ -44,6 +44,20 @@ void PodRuntime::Observe(const std::vector<WorkerPod>& pods) {
     changed = Apply(pods);
   }
   if (changed && on_change_) on_change_();
+}
+
+void PodRuntime::Assign(const std::vector<int>& slot_of_rank) {
+  absl::MutexLock lock(&mu_);
+  if (slot_of_rank.size() != slot_of_rank_.size() || RanksPerPod(slot_of_rank) != ranks_per_pod_) {
+    return;
+  }
+  // A rank that waits for a pod waits for that of its new slot.
+  std::set<int> wanted;
+  for (size_t rank = 0; rank < slot_of_rank.size(); ++rank) {
+    if (wanted_.contains(slot_of_rank_[rank])) wanted.insert(slot_of_rank[rank]);
+  }
+  wanted_ = std::move(wanted);
+  slot_of_rank_ = slot_of_rank;
 }
 
 void PodRuntime::RaiseIncarnations(const std::vector<int>& claimed) {
@@ -114,8 +128,9 @@ bool PodRuntime::Apply(const std::vector<WorkerPod>& pods) {
 
 void PodRuntime::Start(const std::string& uid, Pod* pod) {
   pod->started = true;
+  pod->first_rank = RankOf(pod->slot);
   if (!callbacks_.on_started) return;
-  const int first = RankOf(pod->slot);
+  const int first = pod->first_rank;
   for (int rank = first; rank < first + ranks_per_pod_; ++rank) {
     callbacks_.on_started(rank, WorkerIdOf(uid, rank));
   }
@@ -124,7 +139,7 @@ void PodRuntime::Start(const std::string& uid, Pod* pod) {
 void PodRuntime::Exit(const std::string& uid, Pod* pod, const std::string& description,
                       const std::string& last_lines) {
   if (std::exchange(pod->exited, true) || !pod->started || !callbacks_.on_exit) return;
-  const int first = RankOf(pod->slot);
+  const int first = pod->first_rank;
   for (int rank = first; rank < first + ranks_per_pod_; ++rank) {
     callbacks_.on_exit({.slot = rank,
                         .worker_id = WorkerIdOf(uid, rank),

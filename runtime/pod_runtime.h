@@ -52,7 +52,8 @@ struct UnwantedPod {
 // Methods are thread-safe.
 class PodRuntime : public Runtime {
  public:
-  // `slot_of_rank`[rank]: the pod's slot, each equally often and side by side. `on_change` is
+  // `slot_of_rank`[rank]: the pod's slot, each equally often and side by side. Pods of other slots
+  // are spare ones, of which the group knows nothing. `on_change` is
   // called when WantedSlots or UnwantedPods have changed, on the caller's thread; it must not block
   // nor call the runtime.
   PodRuntime(std::vector<int> slot_of_rank, std::function<void()> on_change);
@@ -60,6 +61,10 @@ class PodRuntime : public Runtime {
   // All pods of the group that there are; one that is missing was deleted. Called before the group
   // is started, so that pods of an earlier controller are found, and after each change.
   void Observe(const std::vector<WorkerPod>& pods);
+
+  // Spare pods take over: from now on ranks are in other slots than before. Nothing for a list of
+  // another number of ranks. Takes effect with the next Observe.
+  void Assign(const std::vector<int>& slot_of_rank);
 
   // Pods below `claimed`[slot] never count. Takes effect with the next Observe.
   void RaiseIncarnations(const std::vector<int>& claimed);
@@ -82,6 +87,7 @@ class PodRuntime : public Runtime {
   struct Pod {
     int slot = 0;
     int incarnation = 0;
+    int first_rank = 0;    // as on_started told
     bool started = false;  // on_started was called
     bool exited = false;   // on_exit was called, or it never counted
     bool unwanted = false;
@@ -89,7 +95,7 @@ class PodRuntime : public Runtime {
   };
 
   // The first rank of a slot; -1: none.
-  int RankOf(int slot) const;
+  int RankOf(int slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // As the process calls itself that a pod has for `rank`.
   std::string WorkerIdOf(const std::string& uid, int rank) const;
   bool Apply(const std::vector<WorkerPod>& pods) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -97,12 +103,12 @@ class PodRuntime : public Runtime {
   void Exit(const std::string& uid, Pod* pod, const std::string& description,
             const std::string& last_lines) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  const std::vector<int> slot_of_rank_;
   const int ranks_per_pod_;
   const std::function<void()> on_change_;
 
   // Held while the callbacks are called, which keeps them in order.
   mutable absl::Mutex mu_;
+  std::vector<int> slot_of_rank_ ABSL_GUARDED_BY(mu_);
   Callbacks callbacks_ ABSL_GUARDED_BY(mu_);
   bool connected_ ABSL_GUARDED_BY(mu_) = false;  // SetCallbacks was called
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;

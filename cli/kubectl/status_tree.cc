@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -216,6 +217,15 @@ std::string FormatStatusTree(const api::ParsedDeployment& parsed,
     if (!group.reason.empty()) absl::StrAppend(&text, "  ", group.reason);
     Add(&lines, 1, text);
     AddRanks(group, options.all_ranks, &lines);
+    if (group.ready_spares.has_value()) {
+      const size_t num_pods =
+          group.slot_of_rank.empty()
+              ? 0
+              : std::set<int>(group.slot_of_rank.begin(), group.slot_of_rank.end()).size();
+      Add(&lines, 2,
+          absl::StrCat(*group.ready_spares, " of ", group.incarnations.size() - num_pods,
+                       " spare pods ready"));
+    }
   }
   if (status.last_failure.has_value()) AddFailure(*status.last_failure, &lines);
   for (const std::string& node : api::NodesToAvoid(status)) {

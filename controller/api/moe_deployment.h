@@ -55,7 +55,7 @@ struct EngineSpec {
 struct WorkerSpec {
   int gpus_per_pod = 1;             // worker processes of a pod; divides a group's workers
   bool nvlink_across_pods = false;  // experimental
-  int spares = 0;
+  int spares = 0;                   // pods of a group beyond those that its workers need
   int expert_copies = 1;
   absl::Duration gang_timeout = absl::Minutes(10);
   nlohmann::json pod_template;  // PodTemplateSpec, merged by controller/manifests; may be null
@@ -192,9 +192,11 @@ struct GroupStatus {
   // By slot of pods, the incarnation of the newest pod that may exist for each; -1: none was ever
   // created. Written before the pod is.
   std::vector<int> incarnations;
-  // By rank, the slot of its pod: each slot gpus_per_pod times, side by side. Empty until the gang
-  // was scheduled for the first time.
+  // By rank, the slot of its pod: each slot gpus_per_pod times, side by side. Slots that are not
+  // here hold spare pods. Empty until the gang was scheduled for the first time.
   std::vector<int> slot_of_rank;
+  // Spare pods that could take over; empty: the group has no spares, or no ranks yet.
+  std::optional<int> ready_spares;
   int gang_attempts = 0;  // gangs given up because they were not scheduled in time
   absl::Time gang_since = absl::InfinitePast();     // when the present gang's gates went
   absl::Time gang_retry_at = absl::InfinitePast();  // no new gang before this

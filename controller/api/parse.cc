@@ -2,7 +2,6 @@
 #include "controller/api/parse.h"
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -139,21 +138,10 @@ void ReadEngine(const FieldReader& fields, EngineSpec* engine) {
 
 void ReadWorker(const FieldReader& fields, Backend backend, const ParallelismSpec& parallelism,
                 WorkerSpec* worker) {
-  struct NotBuilt {
-    absl::string_view name;
-    int min;
-    int* out;
-    absl::string_view message;
-  };
-  const std::array<NotBuilt, 2> fields_not_built = {
-      {{"spares", 0, &worker->spares, "spare workers are not built yet: write spares: 0"},
-       {"expertCopies", 1, &worker->expert_copies,
-        "spare copies of experts are not built yet: write expertCopies: 1"}}};
-  for (const NotBuilt& field : fields_not_built) {
-    fields.Integer(field.name, field.min, kMaxExpert, field.out);
-    if (*field.out > field.min) {
-      fields.Fail(field.name, field.message);
-    }
+  fields.Integer("spares", 0, kMaxSpares, &worker->spares);
+  fields.Integer("expertCopies", 1, kMaxExpert, &worker->expert_copies);
+  if (worker->expert_copies > 1) {
+    fields.Fail("expertCopies", "spare copies of experts are not built yet: write expertCopies: 1");
   }
   fields.Integer("gpusPerPod", 1, kMaxGpusPerPod, &worker->gpus_per_pod);
   if (!parallelism.automatic && parallelism.expert % worker->gpus_per_pod != 0) {

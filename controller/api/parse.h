@@ -22,6 +22,7 @@ namespace moe::api {
 inline constexpr int kMaxReplicas = 64;
 inline constexpr int kMaxExpert = 1024;
 inline constexpr int kMaxGpusPerPod = 16;
+inline constexpr int kMaxSpares = 16;  // pods, of each group
 // Of one MoEDeployment, so that its status stays within bounds.
 inline constexpr int kMaxWorkers = 2048;
 // The names of pods, NAME-gGROUP-sSLOT-INCARNATION, must be labels.

@@ -82,6 +82,9 @@ Json ToJson(const GroupStatus& group, const TextLimits& limits) {
   if (!group.slot_of_rank.empty()) {
     json["slotOfRank"] = FormatRanges(group.slot_of_rank);
   }
+  if (group.ready_spares.has_value()) {
+    json["readySpares"] = *group.ready_spares;
+  }
   Put(&json, "gangAttempts", static_cast<uint64_t>(std::max(group.gang_attempts, 0)));
   Put(&json, "gangSince", group.gang_since);
   Put(&json, "gangRetryAt", group.gang_retry_at);
@@ -291,6 +294,7 @@ void Read(const FieldReader& fields, GroupStatus* group) {
   fields.Boolean("active", &group->active);
   ReadList(fields, "incarnations", ParseRuns, &group->incarnations);
   ReadList(fields, "slotOfRank", ParseRanges, &group->slot_of_rank);
+  fields.Integer("readySpares", 0, kMaxExpert, &group->ready_spares);
   fields.Integer("gangAttempts", 0, kMaxInt, &group->gang_attempts);
   fields.Timestamp("gangSince", &group->gang_since);
   fields.Timestamp("gangRetryAt", &group->gang_retry_at);

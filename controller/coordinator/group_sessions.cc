@@ -14,6 +14,7 @@ namespace {
 
 constexpr size_t kMaxShownWarnings = 1000;
 constexpr char kUnknownWorker[] = "no process with this worker id was started";
+constexpr char kNoRankYet[] = "it has no rank yet: a spare worker, or one that was not seen yet";
 
 std::string Identity(const v1::Hello& hello) {
   return absl::StrCat(hello.worker_id(), "/", hello.nonce());
@@ -101,7 +102,7 @@ void Group::OnHello(uint64_t session, const v1::Hello& hello) {
   }
   const std::string refusal = CheckHello(hello, &slot_idx);
   if (options_.retry_unknown_workers && refusal == kUnknownWorker) {
-    actions_.emplace_back(CloseSession{session, refusal});
+    actions_.emplace_back(CloseSession{session, kNoRankYet});
     return;
   }
   if (!refusal.empty()) {

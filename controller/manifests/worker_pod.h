@@ -18,7 +18,7 @@ struct WorkerPlace {
   int group = 0;
   int slot = 0;
   int incarnation = 0;
-  int num_slots = 1;  // pods of the group
+  int num_slots = 1;  // pods of the group, without spares
   std::string revision = {};
   bool gated = false;  // not to be scheduled until its gang is complete
   int rank = -1;       // its first; -1: decided when the gang is scheduled

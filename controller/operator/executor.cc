@@ -59,12 +59,6 @@ absl::Status RunAll(const std::vector<std::function<absl::Status()>>& calls, int
   return first;
 }
 
-// The first one of the slot; -1: not decided yet.
-int RankOf(const std::vector<int>& slot_of_rank, int slot) {
-  const auto found = std::find(slot_of_rank.begin(), slot_of_rank.end(), slot);
-  return found == slot_of_rank.end() ? -1 : static_cast<int>(found - slot_of_rank.begin());
-}
-
 // A merge patch writes a list as a whole, and only our gate is to go. An empty list is null.
 Json GatesOfOthers(const Json& pod) {
   Json others;
@@ -121,9 +115,10 @@ class Executor::Run {
     for (const reconcile::ObservedPod& pod : in_.observed->pods) {
       const api::GroupStatus* group = reconcile::FindGroup(deployment_.status, pod.group);
       if (group == nullptr || !group->active || pod.terminating) continue;
-      const int rank = RankOf(group->slot_of_rank, pod.slot);
+      const int rank = reconcile::RankOf(group->slot_of_rank, static_cast<size_t>(pod.slot));
       const std::shared_ptr<const Json> cached = in_.find_pod(pod.name);
-      const std::string text = manifests::RanksText(rank, ProcessesOf(*group));
+      const std::string text =
+          manifests::RanksText(rank, reconcile::RanksPerPod(group->slot_of_rank));
       if (rank < 0 || cached == nullptr || kube::MetadataString(*cached, "uid") != pod.uid ||
           manifests::AnnotationOf(*cached, manifests::kAnnotationRank) == text) {
         continue;
@@ -209,15 +204,16 @@ class Executor::Run {
     if (group == nullptr) {
       return absl::InternalError(absl::StrCat("group ", action.group, " is not in the status"));
     }
-    return Create(manifests::WorkerPod(deployment_, in_.context,
-                                       {.group = action.group,
-                                        .slot = action.slot,
-                                        .incarnation = action.incarnation,
-                                        .num_slots = static_cast<int>(group->incarnations.size()),
-                                        .revision = action.revision,
-                                        .gated = action.gated,
-                                        .rank = RankOf(group->slot_of_rank, action.slot),
-                                        .avoid_nodes = api::NodesToAvoid(deployment_.status)}));
+    return Create(manifests::WorkerPod(
+        deployment_, in_.context,
+        {.group = action.group,
+         .slot = action.slot,
+         .incarnation = action.incarnation,
+         .num_slots = NumRankPods(*group),
+         .revision = action.revision,
+         .gated = action.gated,
+         .rank = reconcile::RankOf(group->slot_of_rank, static_cast<size_t>(action.slot)),
+         .avoid_nodes = api::NodesToAvoid(deployment_.status)}));
   }
 
   // The empty entry has the API server forget which client wrote which field, and keep no such
@@ -249,7 +245,7 @@ class Executor::Run {
   // Threads of the workers of a group: every pod of it has the same container. The template may
   // have changed since they were created, and a worker keeps to what it was assigned.
   int ThreadsOf(const reconcile::StartGroup& action) const {
-    const int num_processes = ProcessesOf(action);
+    const int num_processes = reconcile::RanksPerPod(action.slot_of_rank);
     for (const reconcile::ObservedPod& pod : in_.observed->pods) {
       if (pod.group != action.index || pod.revision != action.revision) continue;
       if (const std::shared_ptr<const Json> cached = in_.find_pod(pod.name)) {
@@ -260,11 +256,12 @@ class Executor::Run {
         manifests::WorkerPod(deployment_, in_.context, manifests::WorkerPlace{}), num_processes);
   }
 
-  // Of each pod of a group, or of the action that starts it.
-  template <typename Group>
-  static int ProcessesOf(const Group& group) {
-    const size_t num_pods = std::max<size_t>(group.incarnations.size(), 1);
-    return static_cast<int>(std::max<size_t>(group.slot_of_rank.size() / num_pods, 1));
+  // Pods of a group that have ranks, or will.
+  int NumRankPods(const api::GroupStatus& group) const {
+    const api::RevisionStatus* revision =
+        reconcile::FindRevision(deployment_.status, group.revision);
+    if (revision == nullptr) return static_cast<int>(group.incarnations.size());
+    return std::max(1, revision->num_slots / revision->gpus_per_pod);
   }
 
   absl::Status Do(const reconcile::DrainGroup& action) {

@@ -245,6 +245,7 @@ void Groups::ObservePods(const ObjectKey& deployment, const std::vector<Observed
   for (const GroupPtr& group : Of(deployment)) {
     if (const api::GroupStatus* claims = reconcile::FindGroup(claimed, group->index)) {
       group->pods.RaiseIncarnations(claims->incarnations);
+      group->pods.Assign(claims->slot_of_rank);
     }
     {
       absl::MutexLock lock(&group->mu);

@@ -84,17 +84,20 @@ AutoLayout OnGpus(const AutoLayoutInput& input, const api::LayoutChoice* present
   }
   const GpuPool& pool = gpus.pools.front();
   const int gpus_per_pod = spec.worker.gpus_per_pod;
+  const int spares = spec.worker.spares;
   const int usable = pool.UsableBy(gpus_per_pod);
   if (PossibleWidths(spec, model.num_experts, std::numeric_limits<int>::max()).empty()) {
     return NoWidth(spec, model);
   }
   const std::vector<int> widths = PossibleWidths(spec, model.num_experts, usable);
   if (widths.empty()) {
-    return Refuse("NotEnoughGpus",
-                  absl::StrCat(std::max(spec.replicas, 1), " groups of pods of ", gpus_per_pod,
-                               " GPUs can't be made of ", DescribeGpus(gpus), DescribeLeftOut(gpus),
-                               ", of which such pods can use ", usable,
-                               "; lower replicas or worker.gpusPerPod, or add nodes"));
+    return Refuse(
+        "NotEnoughGpus",
+        absl::StrCat(std::max(spec.replicas, 1), " groups of pods of ", gpus_per_pod, " GPUs",
+                     spares == 0 ? "" : absl::StrCat(", each with ", spares, " spare,"),
+                     " can't be made of ", DescribeGpus(gpus), DescribeLeftOut(gpus),
+                     ", of which such pods can use ", usable, "; lower replicas",
+                     spares == 0 ? "" : ", worker.spares", " or worker.gpusPerPod, or add nodes"));
   }
   AutoLayout result;
   const absl::StatusOr<planner::ModelShape> shape = PlannerShape(model);

@@ -1,6 +1,7 @@
 #include "controller/reconcile/conditions.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <utility>
@@ -158,8 +159,10 @@ class Conditions {
       if (group->phase == kFailed) {
         return {kFalse, "GroupFailed", absl::StrCat(Name(*group), " has failed and holds no pods")};
       }
-      for (const ObservedPod* pod : PodsOf(in_, *group).of_slot) {
-        if (pod != nullptr && pod->node.empty()) {
+      const GroupPods pods = PodsOf(in_, *group);
+      for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
+        const ObservedPod* pod = pods.of_slot[slot];
+        if (pod != nullptr && pod->node.empty() && !IsSpare(*group, slot)) {
           return {
               kFalse, "ReplacementPending",
               absl::StrCat("pod ", pod->name, " waits for a node",
@@ -167,7 +170,7 @@ class Conditions {
         }
       }
     }
-    return {kTrue, "AllScheduled", "every pod of every group has a node"};
+    return {kTrue, "AllScheduled", "every worker of every group has a node"};
   }
 
   std::string WhatAGangNeeds(const api::GroupStatus& group) const {

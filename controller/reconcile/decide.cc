@@ -35,14 +35,13 @@ Plan ClaimTerm(const Observed& observed) {
 bool HasEveryRank(const api::MoEDeploymentStatus& status, const api::GroupStatus& group) {
   const std::vector<int>& slot_of_rank = group.slot_of_rank;
   const size_t num_slots = group.incarnations.size();
-  if (slot_of_rank.empty() || num_slots == 0 || slot_of_rank.size() % num_slots != 0) {
-    return slot_of_rank.empty();
-  }
+  const auto ranks_per_pod = static_cast<size_t>(RanksPerPod(slot_of_rank));
   const api::RevisionStatus* revision = FindRevision(status, group.revision);
-  if (revision != nullptr && slot_of_rank.size() != static_cast<size_t>(revision->num_slots)) {
+  if (revision != nullptr && !slot_of_rank.empty() &&
+      (slot_of_rank.size() != static_cast<size_t>(revision->num_slots) ||
+       ranks_per_pod != static_cast<size_t>(revision->gpus_per_pod))) {
     return false;
   }
-  const size_t ranks_per_pod = slot_of_rank.size() / num_slots;
   std::vector<bool> seen(num_slots, false);
   for (size_t rank = 0; rank < slot_of_rank.size(); ++rank) {
     const int slot = slot_of_rank[rank];

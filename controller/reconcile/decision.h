@@ -7,6 +7,7 @@
 #ifndef MOE_CONTROLLER_RECONCILE_DECISION_H_
 #define MOE_CONTROLLER_RECONCILE_DECISION_H_
 
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <utility>
@@ -67,6 +68,15 @@ struct GroupPods {
   std::vector<const ObservedPod*> later;    // incarnations after the claimed ones
 };
 GroupPods PodsOf(const Observed& observed, const api::GroupStatus& group);
+// nullptr also for a slot that there is not, which a status that was changed by hand may name.
+const ObservedPod* PodAt(const GroupPods& pods, int slot);
+
+// Ranks of each pod that has any; 1 while ranks are not decided.
+int RanksPerPod(const std::vector<int>& slot_of_rank);
+// The first rank of the slot's pod; -1: none, it is a spare one, or ranks are not decided yet.
+int RankOf(const std::vector<int>& slot_of_rank, size_t slot);
+// A slot of a group that has its ranks, and none of them.
+bool IsSpare(const api::GroupStatus& group, size_t slot);
 
 // Deletes all pods of a group that are not being deleted yet; false if there was none.
 bool DeleteAllPods(Decision* decision, const GroupPods& pods, absl::string_view reason);

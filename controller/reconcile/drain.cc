@@ -48,8 +48,10 @@ bool CanAdopt(const Decision& decision, const api::GroupStatus& group) {
     return false;
   }
   const GroupPods pods = PodsOf(decision.in, group);
-  return std::all_of(pods.of_slot.begin(), pods.of_slot.end(),
-                     [](const ObservedPod* pod) { return pod != nullptr && !HasEnded(*pod); });
+  return std::all_of(group.slot_of_rank.begin(), group.slot_of_rank.end(), [&](int slot) {
+    const ObservedPod* pod = PodAt(pods, slot);
+    return pod != nullptr && !HasEnded(*pod);
+  });
 }
 
 bool RunDrain(Decision* decision, const api::GroupStatus& group) {

@@ -1,6 +1,7 @@
 #include "controller/reconcile/events.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <string>
 #include <utility>
 
@@ -117,13 +118,29 @@ class Turns {
     }
   }
 
+  void TakeOvers(const api::GroupStatus& before, const api::GroupStatus& group) {
+    if (before.slot_of_rank.size() != group.slot_of_rank.size()) {
+      return;
+    }
+    for (size_t rank = 0; rank < group.slot_of_rank.size(); ++rank) {
+      const int slot = group.slot_of_rank[rank];
+      if (slot != before.slot_of_rank[rank] &&
+          RankOf(group.slot_of_rank, static_cast<size_t>(slot)) == static_cast<int>(rank)) {
+        Say("SpareTookOver",
+            absl::StrCat(Name(group), ": the spare pod of slot ", slot, " takes the place of slot ",
+                         before.slot_of_rank[rank], " as rank ", rank));
+      }
+    }
+  }
+
   void Group(const api::GroupStatus& before, const api::GroupStatus& group) {
     if (group.gang_attempts > before.gang_attempts) {
       Warn("GangGivenUp", absl::StrCat(Name(group), ": ", group.reason));
     }
-    if (group.slot_of_rank != before.slot_of_rank && !group.slot_of_rank.empty()) {
+    if (before.slot_of_rank.empty() && !group.slot_of_rank.empty()) {
       Say("GangScheduled", absl::StrCat("all pods of ", Name(group), " have a node"));
     }
+    TakeOvers(before, group);
     if (group.phase == before.phase) {
       return;
     }

@@ -104,7 +104,8 @@ void Schedule(Decision* decision, api::GroupStatus* group, const GroupPods& pods
       group->reason = absl::StrCat("the status does not know revision ", group->revision);
       return;
     }
-    group->slot_of_rank = OrderRanks(pods.of_slot, revision->gpus_per_pod);
+    group->slot_of_rank =
+        OrderRanks(pods.of_slot, revision->gpus_per_pod, static_cast<size_t>(revision->num_slots));
     group->phase = kStarting;
     group->reason = "all pods have a node";
     return;
@@ -189,7 +190,8 @@ void RestartGang(api::GroupStatus* group) {
   group->reason = "its pods are made again";
 }
 
-std::vector<int> OrderRanks(const std::vector<const ObservedPod*>& of_slot, int ranks_per_pod) {
+std::vector<int> OrderRanks(const std::vector<const ObservedPod*>& of_slot, int ranks_per_pod,
+                            size_t num_ranks) {
   std::vector<int> slots(of_slot.size());
   std::iota(slots.begin(), slots.end(), 0);
   std::sort(slots.begin(), slots.end(), [&](int a, int b) {
@@ -197,9 +199,11 @@ std::vector<int> OrderRanks(const std::vector<const ObservedPod*>& of_slot, int 
            std::tie(of_slot[static_cast<size_t>(b)]->node, b);
   });
   std::vector<int> slot_of_rank;
-  slot_of_rank.reserve(slots.size() * static_cast<size_t>(ranks_per_pod));
+  slot_of_rank.reserve(num_ranks);
   for (const int slot : slots) {
-    slot_of_rank.insert(slot_of_rank.end(), static_cast<size_t>(ranks_per_pod), slot);
+    if (slot_of_rank.size() < num_ranks) {
+      slot_of_rank.insert(slot_of_rank.end(), static_cast<size_t>(ranks_per_pod), slot);
+    }
   }
   return slot_of_rank;
 }

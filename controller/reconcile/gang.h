@@ -13,6 +13,7 @@
 #ifndef MOE_CONTROLLER_RECONCILE_GANG_H_
 #define MOE_CONTROLLER_RECONCILE_GANG_H_
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -37,9 +38,11 @@ void GiveUpGang(Decision* decision, api::GroupStatus* group, absl::string_view r
 // All pods become superseded, and a new gang may begin at once.
 void RestartGang(api::GroupStatus* group);
 
-// The slot of each rank: pods of one node are side by side, and each has `ranks_per_pod` ranks in a
-// row. REQUIRES: all of them have a node.
-std::vector<int> OrderRanks(const std::vector<const ObservedPod*>& of_slot, int ranks_per_pod);
+// The slot of each of `num_ranks` ranks: pods of one node are side by side, and each has
+// `ranks_per_pod` ranks in a row. Those that are left over are spares. REQUIRES: all of them have a
+// node, and they are enough.
+std::vector<int> OrderRanks(const std::vector<const ObservedPod*>& of_slot, int ranks_per_pod,
+                            size_t num_ranks);
 
 }  // namespace moe::reconcile
 

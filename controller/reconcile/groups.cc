@@ -60,8 +60,9 @@ void AddGroup(Decision* decision) {
       incarnation = std::max(incarnation, pod.incarnation + 1);
     }
   }
-  group.incarnations.assign(static_cast<size_t>(revision->num_slots / revision->gpus_per_pod),
-                            incarnation);
+  const int num_spares = decision->in.deployment.spec.worker.spares;
+  const int num_pods = revision->num_slots / revision->gpus_per_pod + num_spares;
+  group.incarnations.assign(static_cast<size_t>(num_pods), incarnation);
   const auto place =
       std::find_if(status.groups.begin(), status.groups.end(),
                    [&](const api::GroupStatus& other) { return other.index > group.index; });

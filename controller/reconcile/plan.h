@@ -157,7 +157,8 @@ struct DeletePod {
 // ran.
 struct StartGroup {
   int index = 0;
-  std::vector<int> slot_of_rank;  // a pod that has several ranks has them in a row
+  // A pod that has several ranks has them in a row; slots that are not here hold spare pods.
+  std::vector<int> slot_of_rank;
   uint64_t last_epoch = 0;
   std::string revision;           // one of status.revisions, which has the layout
   std::vector<int> incarnations;  // by slot, claimed so far: ObservedGroup.used_incarnations

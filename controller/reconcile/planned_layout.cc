@@ -72,7 +72,8 @@ class LayoutPlanner {
     const int gpus_per_pod = spec.worker.gpus_per_pod;
     scenario_.network.gpus_per_node =
         spec.worker.nvlink_across_pods ? pool.MinGpusOfNode() : gpus_per_pod;
-    scenario_.num_gpus = pool.UsableBy(gpus_per_pod);
+    scenario_.num_gpus =
+        std::max(0, pool.UsableBy(gpus_per_pod) - replicas_ * spec.worker.spares * gpus_per_pod);
     int context = shape.max_positions;
     if (spec.engine.max_context > 0) {
       context = std::min(context, spec.engine.max_context);
@@ -351,8 +352,9 @@ class LayoutPlanner {
 
 std::vector<int> PossibleWidths(const api::MoEDeploymentSpec& spec, int num_experts, int num_gpus) {
   const int replicas = std::max(spec.replicas, 1);
-  const int most =
-      std::min({num_experts, api::kMaxExpert, api::kMaxWorkers / replicas, num_gpus / replicas});
+  const int num_spare_gpus = spec.worker.spares * spec.worker.gpus_per_pod;
+  const int most = std::min({num_experts, api::kMaxExpert, api::kMaxWorkers / replicas,
+                             num_gpus / replicas - num_spare_gpus});
   std::vector<int> widths;
   for (int width = spec.worker.gpus_per_pod; width <= most; width += spec.worker.gpus_per_pod) {
     if (num_experts % width == 0) {

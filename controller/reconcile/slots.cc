@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -10,34 +11,75 @@
 namespace moe::reconcile {
 namespace {
 
+// A spare pod that ends is replaced no sooner than this after it was created: nobody counts its
+// failures, and it may fail again and again.
+constexpr absl::Duration kSparePause = absl::Minutes(1);
+
+// Whether a pod of the claimed incarnation exists, or did.
+bool IsUsed(const api::GroupStatus& group, const ObservedGroup& running, const GroupPods& pods,
+            size_t slot) {
+  return pods.of_slot[slot] != nullptr || pods.leaving[slot] ||
+         slot >= running.used_incarnations.size() ||
+         group.incarnations[slot] <= running.used_incarnations[slot];
+}
+
+// Whether the slot has a pod that the coordinator is about to learn of.
+bool IsFilled(const ObservedGroup& running, const GroupPods& pods, size_t slot) {
+  const ObservedPod* pod = pods.of_slot[slot];
+  return pod != nullptr && !HasEnded(*pod) && FindUnwanted(running, *pod) == nullptr;
+}
+
 void FillSlot(Decision* decision, api::GroupStatus* group, const ObservedGroup& running,
               const GroupPods& pods, size_t slot) {
-  const ObservedPod* pod = pods.of_slot[slot];
-  if (pod != nullptr && !HasEnded(*pod) && FindUnwanted(running, *pod) == nullptr) {
-    return;  // the coordinator is about to learn of it
-  }
-  const int claimed = group->incarnations[slot];
-  const bool used = pod != nullptr || pods.leaving[slot] ||
-                    slot >= running.used_incarnations.size() ||
-                    claimed <= running.used_incarnations[slot];
-  if (used) {
-    group->incarnations[slot] = claimed + 1;
+  if (IsUsed(*group, running, pods, slot)) {
+    ++group->incarnations[slot];
   } else {
-    decision->Do(CreatePod{group->index, static_cast<int>(slot), claimed, group->revision,
-                           /*gated=*/false});
+    decision->Do(CreatePod{group->index, static_cast<int>(slot), group->incarnations[slot],
+                           group->revision, /*gated=*/false});
+  }
+}
+
+// A spare slot whose pod could take over at once from that of `lost`; rather not one of the same
+// node, which may be what was lost.
+std::optional<size_t> FindSpare(const api::GroupStatus& group, const GroupPods& pods, size_t lost) {
+  const ObservedPod* lost_pod = pods.of_slot[lost];
+  std::optional<size_t> beside;
+  for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
+    const ObservedPod* pod = pods.of_slot[slot];
+    if (!IsSpare(group, slot) || pod == nullptr || pod->phase != ObservedPod::Phase::kRunning ||
+        pod->incarnation != group.incarnations[slot]) {
+      continue;
+    }
+    if (lost_pod == nullptr || pod->node != lost_pod->node) {
+      return slot;
+    }
+    beside = beside.value_or(slot);
+  }
+  return beside;
+}
+
+// The spare pod gets the ranks of the lost one, whose slot becomes a spare one. That one's claim is
+// raised: should its pod still live, for example because its node is lost, it is none that counts.
+void TakeOver(api::GroupStatus* group, const ObservedGroup& running, const GroupPods& pods,
+              size_t lost, size_t spare) {
+  std::replace(group->slot_of_rank.begin(), group->slot_of_rank.end(), static_cast<int>(lost),
+               static_cast<int>(spare));
+  if (IsUsed(*group, running, pods, lost)) {
+    ++group->incarnations[lost];
   }
 }
 
 // A replacement that finds no node keeps the rest of its group from serving while they hold their
 // GPUs. A group that serves has a node for each, whatever an older view of its pods says.
 const ObservedPod* FindUnschedulable(Decision* decision, const ObservedGroup& running,
-                                     const GroupPods& pods) {
+                                     const api::GroupStatus& group, const GroupPods& pods) {
   if (running.phase == ObservedGroup::Phase::kActive) {
     return nullptr;
   }
   const absl::Duration timeout = decision->in.deployment.spec.worker.gang_timeout;
-  for (const ObservedPod* pod : pods.of_slot) {
-    if (pod == nullptr || !pod->node.empty()) {
+  for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
+    const ObservedPod* pod = pods.of_slot[slot];
+    if (pod == nullptr || !pod->node.empty() || IsSpare(group, slot)) {
       continue;
     }
     if (decision->in.now - pod->created_at > timeout) {
@@ -46,6 +88,26 @@ const ObservedPod* FindUnschedulable(Decision* decision, const ObservedGroup& ru
     decision->WakeAt(pod->created_at + timeout + absl::Milliseconds(1));
   }
   return nullptr;
+}
+
+void DeleteLostPods(Decision* decision, const api::GroupStatus& group, const ObservedGroup& running,
+                    const GroupPods& pods) {
+  for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
+    const ObservedPod* pod = pods.of_slot[slot];
+    if (pod == nullptr) {
+      continue;
+    }
+    if (HasEnded(*pod)) {
+      const absl::Time due = pod->created_at + kSparePause;
+      if (IsSpare(group, slot) && decision->in.now < due) {
+        decision->WakeAt(due);
+      } else {
+        decision->Do(DeletePod{pod->name, pod->uid, "it ended"});
+      }
+    } else if (FindUnwanted(running, *pod) != nullptr) {
+      decision->Do(DeletePod{pod->name, pod->uid, "the coordinator has given it up"});
+    }
+  }
 }
 
 }  // namespace
@@ -67,28 +129,31 @@ void RunStartedGroup(Decision* decision, api::GroupStatus* group, bool may_creat
     return;
   }
   const GroupPods pods = PodsOf(decision->in, *group);
-  if (const ObservedPod* pod = FindUnschedulable(decision, *running, pods); pod != nullptr) {
+  if (const ObservedPod* pod = FindUnschedulable(decision, *running, *group, pods);
+      pod != nullptr) {
     GiveUpGang(decision, group,
                absl::StrCat("pod ", pod->name, " found no node",
                             pod->unschedulable.empty() ? "" : "; scheduler: ", pod->unschedulable));
     return;
   }
-  for (const ObservedPod* pod : pods.of_slot) {
-    if (pod == nullptr) {
+  DeleteLostPods(decision, *group, *running, pods);
+  for (const int wanted : running->wanted_slots) {
+    const auto slot = static_cast<size_t>(wanted);
+    if (wanted < 0 || slot >= pods.of_slot.size() || IsFilled(*running, pods, slot) ||
+        IsSpare(*group, slot)) {
       continue;
     }
-    if (HasEnded(*pod)) {
-      decision->Do(DeletePod{pod->name, pod->uid, "it ended"});
-    } else if (FindUnwanted(*running, *pod) != nullptr) {
-      decision->Do(DeletePod{pod->name, pod->uid, "the coordinator has given it up"});
+    if (const std::optional<size_t> spare = FindSpare(*group, pods, slot); spare.has_value()) {
+      TakeOver(group, *running, pods, slot, *spare);
+    } else if (may_create) {
+      FillSlot(decision, group, *running, pods, slot);
     }
   }
-  if (!may_create) {
-    return;
-  }
-  for (const int slot : running->wanted_slots) {
-    if (slot >= 0 && static_cast<size_t>(slot) < pods.of_slot.size()) {
-      FillSlot(decision, group, *running, pods, static_cast<size_t>(slot));
+  const api::GroupStatus* claimed = FindGroup(decision->old, group->index);
+  for (size_t slot = 0; may_create && slot < pods.of_slot.size(); ++slot) {
+    // Of those that were spare before: what was just claimed is not acted on yet.
+    if (IsSpare(*claimed, slot) && IsSpare(*group, slot) && pods.of_slot[slot] == nullptr) {
+      FillSlot(decision, group, *running, pods, slot);
     }
   }
 }

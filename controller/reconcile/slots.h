@@ -1,6 +1,10 @@
 // The pods of a group that the coordinator runs: who ended is deleted, and a slot is filled again
 // when the coordinator wants it. Also pods that nobody claimed.
 //
+// A running spare pod gets the ranks of a lost one: the status has the new slot_of_rank, and the
+// coordinator is told when that is observed. The lost slot becomes a spare one, and is filled as
+// such.
+//
 // A replacement is claimed with its incarnation first and created when the claim is observed. A pod
 // that is being deleted blocks nothing, however long it takes: the next one has another name.
 //

@@ -37,13 +37,6 @@ const char* PhaseName(Phase phase) {
   return kFailed;
 }
 
-// The first rank of a slot.
-int RankOf(const api::GroupStatus& group, int slot) {
-  const auto found = std::find(group.slot_of_rank.begin(), group.slot_of_rank.end(), slot);
-  return found == group.slot_of_rank.end() ? -1
-                                           : static_cast<int>(found - group.slot_of_rank.begin());
-}
-
 // A pod that failed its group.
 struct FailedPod {
   const ObservedPod* pod = nullptr;
@@ -57,7 +50,7 @@ api::FailureStatus FailureOf(const Decision& decision, const FailedPod& failed) 
   failure.pod = pod.name;
   failure.group = pod.group;
   failure.slot = pod.slot;
-  failure.rank = group == nullptr ? -1 : RankOf(*group, pod.slot);
+  failure.rank = group == nullptr ? -1 : RankOf(group->slot_of_rank, static_cast<size_t>(pod.slot));
   failure.node = pod.node;
   failure.exit_code = pod.exit_code;
   failure.reason = failed.given_up.empty() ? pod.exit_reason : kGivenUp;
@@ -110,7 +103,7 @@ void DescribeRanks(const Decision& decision, const ObservedGroup& running,
   }
   const GroupPods pods = PodsOf(decision.in, *group);
   for (size_t rank = 0; rank < group->slot_of_rank.size(); ++rank) {
-    const ObservedPod* pod = pods.of_slot[static_cast<size_t>(group->slot_of_rank[rank])];
+    const ObservedPod* pod = PodAt(pods, group->slot_of_rank[rank]);
     api::RankStatus& entry = group->ranks.emplace_back();
     entry.rank = static_cast<int>(rank);
     entry.experts = ExpertsText(*revision, rank);
@@ -123,6 +116,19 @@ void DescribeRanks(const Decision& decision, const ObservedGroup& running,
       entry.node = pod->node;
     }
   }
+}
+
+std::optional<int> ReadySpares(const Decision& decision, const api::GroupStatus& group) {
+  const GroupPods pods = PodsOf(decision.in, group);
+  std::optional<int> num_ready;
+  for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
+    if (IsSpare(group, slot)) {
+      const ObservedPod* pod = pods.of_slot[slot];
+      const bool ready = pod != nullptr && pod->phase == ObservedPod::Phase::kRunning;
+      num_ready = num_ready.value_or(0) + (ready ? 1 : 0);
+    }
+  }
+  return num_ready;
 }
 
 // The group that comes first in the timeline of this revision; nullptr: none was scheduled.
@@ -150,7 +156,8 @@ void DescribeStartup(Decision* decision) {
   const ObservedGroup* running = FindRunning(decision->in, group->index);
   const GroupPods pods = PodsOf(decision->in, *group);
   const bool pulled =
-      std::all_of(pods.of_slot.begin(), pods.of_slot.end(), [](const ObservedPod* pod) {
+      std::all_of(group->slot_of_rank.begin(), group->slot_of_rank.end(), [&](int slot) {
+        const ObservedPod* pod = PodAt(pods, slot);
         return pod != nullptr && pod->phase == ObservedPod::Phase::kRunning;
       });
   const bool loaded = running != nullptr && !running->rank_loaded.empty() &&
@@ -267,6 +274,7 @@ void DescribeGroups(Decision* decision) {
       group.active = false;
       group.ranks.clear();
       group.ranks_left_out = 0;
+      group.ready_spares.reset();
       continue;
     }
     // A controller that takes over keeps what was said until it knows better.
@@ -282,6 +290,7 @@ void DescribeGroups(Decision* decision) {
       group.gang_attempts = 0;
     }
     DescribeRanks(*decision, *running, &group);
+    group.ready_spares = ReadySpares(*decision, group);
   }
 }
 
@@ -299,8 +308,10 @@ void DescribeDeployment(Decision* decision) {
     if (!present) {
       continue;
     }
-    for (const ObservedPod* pod : PodsOf(decision->in, group).of_slot) {
-      num_ready_pods += pod != nullptr && pod->ready ? 1 : 0;
+    const GroupPods pods = PodsOf(decision->in, group);
+    for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
+      const ObservedPod* pod = pods.of_slot[slot];
+      num_ready_pods += pod != nullptr && pod->ready && !IsSpare(group, slot) ? 1 : 0;
     }
   }
   status.epoch = status.groups.empty() ? 0 : status.groups.front().epoch;

@@ -135,6 +135,58 @@ TEST_F(PodRuntimeTest, AStartIsWantedUntilAPodOfItsSlotIsSeen) {
   EXPECT_THAT(TakeLog(), IsEmpty());
 }
 
+TEST_F(PodRuntimeTest, ASpareIsHeardOfOnceItHasARank) {
+  Connect();
+  runtime_.Observe({Live(0, 0, "a"), Live(1, 0, "b"), Live(2, 0, "spare")});
+  EXPECT_THAT(TakeLog(), ElementsAre("start 1 a", "start 0 b"));
+  runtime_.Observe({Live(0, 0, "a"), Ended(1, 0, "b"), Live(2, 0, "spare")});
+  EXPECT_THAT(TakeLog(), ElementsAre("exit 0 b exited with status 1"));
+  ASSERT_TRUE(runtime_.StartWorker(0).ok());
+  EXPECT_THAT(runtime_.WantedSlots(), ElementsAre(1));
+
+  runtime_.Assign({2, 0});
+  runtime_.Observe({Live(0, 0, "a"), Ended(1, 0, "b"), Live(2, 0, "spare")});
+  EXPECT_THAT(TakeLog(), ElementsAre("start 0 spare"));
+  EXPECT_THAT(runtime_.WantedSlots(), IsEmpty());
+  // What fills the lost slot is a spare one now.
+  runtime_.Observe({Live(0, 0, "a"), Live(1, 1, "c"), Live(2, 0, "spare")});
+  EXPECT_THAT(TakeLog(), IsEmpty());
+  runtime_.Observe({Live(0, 0, "a"), Live(1, 1, "c")});
+  EXPECT_THAT(TakeLog(), ElementsAre("exit 0 spare was deleted"));
+}
+
+TEST_F(PodRuntimeTest, ASpareThatIsGoneBeforeItsRankCameIsWantedAnew) {
+  Connect();
+  runtime_.Observe({Live(0, 0, "a"), Ended(1, 0, "b")});
+  ASSERT_TRUE(runtime_.StartWorker(0).ok());
+  TakeLog();
+  runtime_.Assign({2, 0});
+  runtime_.Observe({Live(0, 0, "a"), Ended(1, 0, "b")});
+  EXPECT_THAT(TakeLog(), IsEmpty());
+  EXPECT_THAT(runtime_.WantedSlots(), ElementsAre(2));
+}
+
+TEST_F(PodRuntimeTest, AGivenUpPodThatLostItsRankIsNotTheRanks) {
+  Connect();
+  runtime_.Observe({Live(0, 0, "a"), Live(1, 0, "b"), Live(2, 0, "spare")});
+  TakeLog();
+  runtime_.Kill("b", "it hangs");
+  ASSERT_TRUE(runtime_.StartWorker(0).ok());
+  EXPECT_THAT(TakeLog(), ElementsAre("exit 0 b was ended"));
+  runtime_.Assign({2, 0});
+  runtime_.Observe({Live(0, 0, "a"), Live(1, 0, "b"), Live(2, 0, "spare")});
+  EXPECT_THAT(TakeLog(), ElementsAre("start 0 spare")) << "its end is told once";
+}
+
+TEST_F(PodRuntimeTest, RanksOfAnotherNumberAreNotTaken) {
+  Connect();
+  runtime_.Assign({});
+  runtime_.Assign({1, 0, 2});
+  runtime_.Assign({2, 2});
+  runtime_.Observe({Live(0, 0, "a"), Live(1, 0, "b"), Live(2, 0, "c")});
+  EXPECT_THAT(TakeLog(), ElementsAre("start 1 a", "start 0 b"));
+}
+
 TEST_F(PodRuntimeTest, PodsOfAnEarlierControllerAreReportedWhenTheGroupComes) {
   runtime_.Observe({Live(0, 3, "a"), Live(1, 1, "b")});
   EXPECT_THAT(TakeLog(), IsEmpty());

@@ -131,7 +131,7 @@ TEST_F(ServerTest, AWorkerWhoseGroupOrPodIsNotKnownYetIsToldToTryAgain) {
   ASSERT_EQ(Add("ns/a/0", &runtime, 1, 1, options), absl::OkStatus());
   const grpc::Status unknown_pod = EndOf(stub.get(), message);
   EXPECT_EQ(unknown_pod.error_code(), grpc::StatusCode::UNAVAILABLE);
-  EXPECT_THAT(unknown_pod.error_message(), HasSubstr("no process with this worker id"));
+  EXPECT_THAT(unknown_pod.error_message(), HasSubstr("it has no rank yet"));
   EXPECT_TRUE(
       WaitState([](const auto& s) { return s.phase() == v1::GroupState::ACTIVE; }, "ns/a/0"));
   server_.reset();

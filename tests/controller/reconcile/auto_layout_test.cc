@@ -155,6 +155,15 @@ TEST(AutoLayoutTest, WithoutALayoutItSaysWhatIsMissing) {
        "NotEnoughGpus",
        "9 groups of pods of 8 GPUs can't be made of 64 x NVIDIA-H100-80GB-HBM3 on 8 nodes, of "
        "which such pods can use 64"},
+      {"fewer GPUs than groups with spares need",
+       [](auto* spec, auto*, auto*) {
+         spec->replicas = 5;
+         spec->worker.spares = 1;
+       },
+       false, "NotEnoughGpus",
+       "5 groups of pods of 8 GPUs, each with 1 spare, can't be made of 64 x "
+       "NVIDIA-H100-80GB-HBM3 on 8 nodes, of which such pods can use 64; lower replicas, "
+       "worker.spares or worker.gpusPerPod, or add nodes"},
       {"pods that no node has room for",
        [](auto*, auto*, GpuInventory* gpus) { *gpus = H100Nodes(16, 4); }, false, "NotEnoughGpus",
        "of which such pods can use 0"},

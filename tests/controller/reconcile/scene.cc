@@ -92,17 +92,18 @@ void Scene::Schedule() {
 
 void Scene::Activate() {
   for (ObservedGroup& group : observed.groups) {
-    const std::vector<int>& incarnations = this->group(group.index).incarnations;
-    size_t num_pods = 0;
+    const api::GroupStatus& status = this->group(group.index);
+    size_t num_missing = status.slot_of_rank.size();
     for (ObservedPod& pod : observed.pods) {
       if (pod.group == group.index && !pod.node.empty() && !pod.terminating) {
-        ++num_pods;
+        num_missing -= static_cast<size_t>(
+            std::count(status.slot_of_rank.begin(), status.slot_of_rank.end(), pod.slot));
         pod.ready = true;
         int& used = group.used_incarnations[static_cast<size_t>(pod.slot)];
         used = std::max(used, pod.incarnation);
       }
     }
-    if (num_pods == incarnations.size() && group.phase != ObservedGroup::Phase::kActive &&
+    if (num_missing == 0 && group.phase != ObservedGroup::Phase::kActive &&
         group.phase != ObservedGroup::Phase::kFailed) {
       group.phase = ObservedGroup::Phase::kActive;
       group.epoch = std::max(group.epoch, this->group(group.index).epoch) + 1;

@@ -48,8 +48,9 @@ TEST(SharedPodsTest, APodHasItsRanksInARowAndNeighboursAreOnOneNode) {
   pods[1].node = "a";
   pods[2].node = "b";
   const std::vector<const ObservedPod*> of_slot = {&pods[0], &pods[1], &pods[2]};
-  EXPECT_THAT(OrderRanks(of_slot, 1), ElementsAre(1, 0, 2));
-  EXPECT_THAT(OrderRanks(of_slot, 3), ElementsAre(1, 1, 1, 0, 0, 0, 2, 2, 2));
+  EXPECT_THAT(OrderRanks(of_slot, 1, 3), ElementsAre(1, 0, 2));
+  EXPECT_THAT(OrderRanks(of_slot, 3, 9), ElementsAre(1, 1, 1, 0, 0, 0, 2, 2, 2));
+  EXPECT_THAT(OrderRanks(of_slot, 2, 4), ElementsAre(1, 1, 0, 0)) << "the last one is a spare";
 }
 
 TEST(SharedPodsTest, TheCoordinatorIsToldOfRanksAndPods) {

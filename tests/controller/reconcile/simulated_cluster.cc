@@ -25,6 +25,7 @@ SimulatedCluster::SimulatedCluster(const Options& options, uint64_t seed)
   object_.spec.parallelism.expert = options.automatic ? 0 : options.expert;
   object_.spec.backend = options.automatic ? api::Backend::kCuda : api::Backend::kCpu;
   object_.spec.worker.gpus_per_pod = options.gpus_per_pod;
+  object_.spec.worker.spares = options.spares;
   object_.spec.update_strategy.max_unavailable = {options.max_unavailable, false};
   object_.spec.update_strategy.max_surge = {options.max_surge, false};
   object_.spec.worker.gang_timeout = absl::Seconds(options.gang_timeout_seconds);
@@ -249,6 +250,9 @@ void SimulatedCluster::Fault() {
       if (options_.gpus_per_pod > 1 && OneIn(2)) {
         object_.spec.worker.gpus_per_pod = OneIn(2) ? 1 : options_.gpus_per_pod;
       }
+      if (options_.spares > 0 && OneIn(2)) {
+        object_.spec.worker.spares = OneIn(2) ? 0 : options_.spares;
+      }
       break;
     case 9:
       nodes_[static_cast<size_t>(Draw(static_cast<int>(nodes_.size())))].room =
@@ -277,9 +281,9 @@ void SimulatedCluster::CheckProcesses() {
   std::set<std::tuple<int, int, uint64_t>> running;
   for (const auto& [name, pod] : pods_) {
     if (pod.process.alive && pod.process.epoch != 0 &&
-        !running.emplace(pod.seen.group, pod.seen.slot, pod.process.epoch).second) {
-      Broken(absl::StrCat("two processes of slot ", pod.seen.slot, " run epoch ", pod.process.epoch,
-                          " of group ", pod.seen.group));
+        !running.emplace(pod.seen.group, pod.process.rank, pod.process.epoch).second) {
+      Broken(absl::StrCat("two processes of rank ", pod.process.rank, " run epoch ",
+                          pod.process.epoch, " of group ", pod.seen.group));
     }
   }
 }
@@ -321,7 +325,8 @@ bool SimulatedCluster::Converged() const {
   if (controller.term != object_.status.term || !controller.plan.empty() ||
       num_serving() != object_.spec.replicas ||
       static_cast<int>(pods_.size()) !=
-          object_.spec.replicas * Width() / object_.spec.worker.gpus_per_pod) {
+          object_.spec.replicas *
+              (Width() / object_.spec.worker.gpus_per_pod + object_.spec.worker.spares)) {
     return false;
   }
   Controller fresh = controller;

@@ -7,8 +7,8 @@
 // controller that is replaced may still finish the plan that it was carrying out.
 //
 // Checked at every step:
-//   * no two live processes of one slot run the same epoch, and an epoch is claimed once;
-//   * a group starts with every slot of its revision, as many ranks in a row as its pods have;
+//   * no two live processes of one rank run the same epoch, and an epoch is claimed once;
+//   * a group starts with every rank of its revision, as many in a row as its pods have;
 //   * a pod is created only with an incarnation that the status has, and never under a name whose
 //   pod
 //     may have run;
@@ -43,6 +43,7 @@ class SimulatedCluster {
     int expert = 3;
     bool automatic = false;  // mode: Auto on GPUs, instead of `expert`
     int gpus_per_pod = 1;    // above 1: edits switch between this and 1
+    int spares = 0;          // above 0: edits switch between this and 0
     int replicas = 2;
     int max_unavailable = 0;
     int max_surge = 1;
@@ -82,6 +83,7 @@ class SimulatedCluster {
     bool loaded = false;
     uint64_t term = 0;
     uint64_t epoch = 0;  // that it runs
+    int rank = 0;        // its first one in it
   };
   struct Pod {
     ObservedPod seen;
@@ -144,6 +146,8 @@ class SimulatedCluster {
   // The coordinator.
   void Coordinate(Controller* controller);
   void WatchMembers(const Controller& controller, Group* group);
+  // Spare pods that took over, as the status says.
+  static void AssignRanks(const Controller& controller, Group* group);
   void LoseMember(Group* group, size_t slot);
   static void SetLoaded(Group* group, size_t slot, bool loaded);
   void Connect(Controller* controller, Group* group);

@@ -305,23 +305,19 @@ bool SimulatedCluster::Do(Controller* controller, const StartGroup& start) {
   const size_t num_ranks = start.slot_of_rank.size();
   const size_t num_slots = start.incarnations.size();
   if (revision == nullptr || num_ranks != static_cast<size_t>(revision->num_slots) ||
-      num_ranks != num_slots * static_cast<size_t>(revision->gpus_per_pod)) {
+      RanksPerPod(start.slot_of_rank) != revision->gpus_per_pod) {
     Broken("a group starts with another layout than its revision's");
     return false;
   }
-  const size_t ranks_per_pod = num_ranks / num_slots;
-  std::vector<int> slots;
+  std::set<int> slots;
   for (size_t rank = 0; rank < num_ranks; ++rank) {
-    if (rank % ranks_per_pod == 0) {
-      slots.push_back(start.slot_of_rank[rank]);
-    } else if (start.slot_of_rank[rank] != slots.back()) {
-      Broken("the ranks of a pod are not in a row");
-    }
-  }
-  std::sort(slots.begin(), slots.end());
-  for (size_t i = 0; i < num_slots; ++i) {
-    if (slots[i] != static_cast<int>(i)) {
-      Broken("a group starts without every slot");
+    const int slot = start.slot_of_rank[rank];
+    if (rank % static_cast<size_t>(revision->gpus_per_pod) != 0) {
+      if (slot != start.slot_of_rank[rank - 1]) {
+        Broken("the ranks of a pod are not in a row");
+      }
+    } else if (slot < 0 || static_cast<size_t>(slot) >= num_slots || !slots.insert(slot).second) {
+      Broken("a group starts with ranks that have no pod of their own");
     }
   }
   if (controller != &leader() || controller->groups.contains(start.index)) {

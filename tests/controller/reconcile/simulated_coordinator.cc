@@ -18,6 +18,13 @@ void SimulatedCluster::SetLoaded(Group* group, size_t slot, bool loaded) {
   }
 }
 
+void SimulatedCluster::AssignRanks(const Controller& controller, Group* group) {
+  const api::GroupStatus* claims = FindGroup(controller.deployment.status, group->seen.index);
+  if (claims != nullptr && claims->slot_of_rank.size() == group->slot_of_rank.size()) {
+    group->slot_of_rank = claims->slot_of_rank;
+  }
+}
+
 void SimulatedCluster::LoseMember(Group* group, size_t slot) {
   group->member_of_slot[slot].clear();
   SetLoaded(group, slot, false);
@@ -36,6 +43,7 @@ void SimulatedCluster::LoseMember(Group* group, size_t slot) {
 }
 
 void SimulatedCluster::WatchMembers(const Controller& controller, Group* group) {
+  AssignRanks(controller, group);
   ObservedGroup& seen = group->seen;
   seen.wanted_slots.clear();
   for (size_t slot = 0; slot < group->member_of_slot.size(); ++slot) {
@@ -67,6 +75,12 @@ void SimulatedCluster::WatchMembers(const Controller& controller, Group* group) 
                             pod.incarnation >= claimed && FindUnwanted(seen, pod) == nullptr;
         newest = usable ? &pod : nullptr;
       }
+    }
+    if (RankOf(group->slot_of_rank, slot) < 0) {
+      if (!member.empty()) {
+        LoseMember(group, slot);
+      }
+      continue;
     }
     if (member.empty() && newest != nullptr) {
       member = newest->uid;
@@ -104,6 +118,9 @@ void SimulatedCluster::Connect(Controller* controller, Group* group) {
   }
   std::vector<Process*> processes;
   for (size_t slot = 0; slot < group->member_of_slot.size(); ++slot) {
+    if (RankOf(group->slot_of_rank, slot) < 0) {
+      continue;
+    }
     Pod* pod = FindUid(group->member_of_slot[slot]);
     if (pod == nullptr || !pod->process.alive || pod->process.term > controller->term) {
       return;
@@ -113,6 +130,7 @@ void SimulatedCluster::Connect(Controller* controller, Group* group) {
       group->seen.phase = Phase::kLoading;
       return;
     }
+    pod->process.rank = RankOf(group->slot_of_rank, slot);
     processes.push_back(&pod->process);
   }
   const bool adopts = group->may_adopt && group->last_epoch != 0 &&

@@ -35,6 +35,9 @@ Options Draw(uint64_t seed) {
   options.max_surge = static_cast<int>(seed / 12 % 2);
   options.max_unavailable = static_cast<int>(seed / 24 % 2);
   options.max_slot_failures = seed % 5 == 0 ? 5 : 1000;
+  // A third of the deployments have spare pods, and nodes for those.
+  options.spares = seed % 3 == 2 ? 1 + static_cast<int>(seed / 3 % 2) : 0;
+  options.num_nodes += 2 * options.spares;
   return options;
 }
 
@@ -44,7 +47,7 @@ Options DrawAuto(uint64_t seed) {
   Options options = Draw(seed);
   options.automatic = true;
   options.gpus_per_pod = seed / 48 % 2 == 1 ? 2 : 1;
-  options.gpus_per_node = 2;
+  options.gpus_per_node = options.spares > 0 ? 4 : 2;
   options.pods_per_node = 32;
   options.gang_timeout_seconds = 120;
   return options;
