@@ -61,8 +61,9 @@ std::vector<Store::Object> Store::ListOwned(const std::string& ns, const std::st
   std::vector<Object> listed;
   const auto owned = owned_.find({.ns = ns, .name = owner});
   if (owned != owned_.end()) {
-    for (const ObjectKey& key : owned->second) {
-      listed.push_back(objects_.at(key));
+    listed.reserve(owned->second.size());
+    for (const auto& [key, object] : owned->second) {
+      listed.push_back(object);
     }
   }
   return listed;
@@ -103,7 +104,7 @@ void Store::SetLocked(const ObjectKey& key, Object object, std::vector<Change>* 
   std::string owner = owner_before;
   if (object != nullptr) {
     owner = LabelOf(*object, owner_label_);
-    owned_[{.ns = key.ns, .name = owner}].insert(key);
+    owned_[{.ns = key.ns, .name = owner}][key] = object;
     objects_[key] = std::move(object);
   } else {
     objects_.erase(found);

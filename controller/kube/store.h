@@ -12,7 +12,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -87,7 +86,7 @@ class Store : public ReflectorHandler {
   bool synced_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<ObjectKey, Object> objects_ ABSL_GUARDED_BY(mutex_);
   // By namespace and owner.
-  std::map<ObjectKey, std::set<ObjectKey>> owned_ ABSL_GUARDED_BY(mutex_);
+  std::map<ObjectKey, std::map<ObjectKey, Object>> owned_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace moe::kube

@@ -161,7 +161,9 @@ std::vector<Caches::Object> Caches::Owned(const ResourceType& type,
   const Watched* watched = Find(type, deployment.ns);
   if (watched == nullptr) return {};
   std::vector<Object> objects = watched->store.ListOwned(deployment.ns, deployment.name);
-  for (Object& object : objects) object = Newest(type, std::move(object));
+  absl::MutexLock lock(&mu_);
+  if (learned_.empty()) return objects;
+  for (Object& object : objects) object = NewestLocked(type, std::move(object));
   return objects;
 }
 
@@ -174,6 +176,10 @@ void Caches::Learn(const ResourceType& type, kube::Json object) {
 Caches::Object Caches::Newest(const ResourceType& type, Object cached) const {
   if (cached == nullptr) return cached;
   absl::MutexLock lock(&mu_);
+  return NewestLocked(type, std::move(cached));
+}
+
+Caches::Object Caches::NewestLocked(const ResourceType& type, Object cached) const {
   const auto found = learned_.find({type.plural, kube::KeyOf(*cached)});
   if (found == learned_.end()) return cached;
   if (kube::MetadataString(*found->second, "uid") == kube::MetadataString(*cached, "uid") &&

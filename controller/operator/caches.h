@@ -86,6 +86,8 @@ class Caches {
   void OnChange(const kube::ResourceType& type, const kube::Store::Change& change) const;
   const Watched* Find(const kube::ResourceType& type, const std::string& ns) const;
   Object Newest(const kube::ResourceType& type, Object cached) const;
+  Object NewestLocked(const kube::ResourceType& type, Object cached) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Changed changed_;
   mutable absl::Mutex mu_;

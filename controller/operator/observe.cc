@@ -387,14 +387,16 @@ std::optional<api::ExpertLoadStatus> SummarizeExpertLoad(
   return load;
 }
 
-bool OwnedBy(const Json& object, const std::string& uid) {
+std::string ControllerOf(const Json& object) {
   for (const Json& owner : ListAt(object, {"metadata", "ownerReferences"})) {
     const Json* is_controller = At(owner, {"controller"});
-    if (TextAt(owner, {"uid"}) == uid && is_controller != nullptr && *is_controller == true) {
-      return true;
-    }
+    if (is_controller != nullptr && *is_controller == true) return TextAt(owner, {"uid"});
   }
-  return false;
+  return "";
+}
+
+bool OwnedBy(const Json& object, const std::string& uid) {
+  return !uid.empty() && ControllerOf(object) == uid;
 }
 
 }  // namespace moe::controller

@@ -42,6 +42,9 @@ reconcile::ObservedGroup ObserveGroup(int index, const coordinator::v1::GroupSta
 std::optional<api::ExpertLoadStatus> SummarizeExpertLoad(
     const std::vector<std::shared_ptr<const coordinator::v1::GroupState>>& groups, absl::Time now);
 
+// The uid of the owner that controls the object; empty: none does.
+std::string ControllerOf(const kube::Json& object);
+
 // Whether the object's controller is the one with this uid.
 bool OwnedBy(const kube::Json& object, const std::string& uid);
 

@@ -166,11 +166,13 @@ Reconciler::StatePtr Reconciler::StateOf(const ObjectKey& key, const std::string
   return state;
 }
 
-void Reconciler::DismissOthers(const ObjectKey& key, const std::string& uid) const {
+void Reconciler::DismissOthers(const ObjectKey& key, const std::string& uid,
+                               KnownPods* known) const {
   std::set<std::string> others;
-  for (const Caches::Object& pod : parts_.caches->Owned(kube::kPods, key)) {
-    if (!IsComponent(*pod, manifests::kWorker) || HasEnded(*pod) || !IsTerminating(*pod)) continue;
-    if (!OwnedBy(*pod, uid)) others.insert(kube::MetadataString(*pod, "uid"));
+  for (const Caches::Object& object : parts_.caches->Owned(kube::kPods, key)) {
+    const KnownPod& pod = known->Of(object);
+    if (pod.component != manifests::kWorker || pod.ended || !pod.terminating) continue;
+    if (uid.empty() || pod.controller_uid != uid) others.insert(pod.uid);
   }
   parts_.server->SetDismissed(Name(key), std::move(others));
 }
@@ -187,7 +189,7 @@ absl::StatusOr<absl::Duration> Reconciler::Reconcile(const ObjectKey& key) {
     return kUnreadableRetry;
   }
   const StatePtr state = StateOf(key, parsed->deployment.uid);
-  DismissOthers(key, parsed->deployment.uid);
+  DismissOthers(key, parsed->deployment.uid, &state->known);
   Observe(*parsed, state.get(), &round);
   if (round.going) return absl::AbortedError("it is gone, and the cache does not know yet");
   reconcile::Plan plan = Decide(&round);
@@ -208,16 +210,17 @@ absl::StatusOr<absl::Duration> Reconciler::Reconcile(const ObjectKey& key) {
   return std::min(plan.requeue_after, held_back);
 }
 
-std::vector<Caches::Object> Reconciler::PodsOf(const Round& round, State* state) const {
+std::vector<const KnownPod*> Reconciler::PodsOf(const Round& round, State* state) const {
   const std::string uid = kube::MetadataString(*round.object, "uid");
-  std::vector<Caches::Object> pods;
-  std::set<std::string> names;
-  for (Caches::Object& pod : parts_.caches->Owned(kube::kPods, round.key)) {
+  std::vector<const KnownPod*> pods;
+  std::set<absl::string_view> names;
+  for (const Caches::Object& object : parts_.caches->Owned(kube::kPods, round.key)) {
+    const KnownPod& pod = state->known.Of(object);
     // Gateways belong to a ReplicaSet; everything else that is not this deployment's is one of an
     // earlier deployment of the same name.
-    if (!IsComponent(*pod, manifests::kGateway) && !OwnedBy(*pod, uid)) continue;
-    names.insert(kube::MetadataString(*pod, "name"));
-    pods.push_back(std::move(pod));
+    if (pod.component != manifests::kGateway && pod.controller_uid != uid) continue;
+    if (!state->created.empty()) names.insert(pod.name);
+    pods.push_back(&pod);
   }
   const absl::Time now = round.observed.now;
   for (auto it = state->created.begin(); it != state->created.end();) {
@@ -234,10 +237,11 @@ std::vector<Caches::Object> Reconciler::PodsOf(const Round& round, State* state)
     if (gone) {
       it = state->created.erase(it);
     } else {
-      pods.push_back(pod);
+      pods.push_back(&state->known.Of(pod));
       ++it;
     }
   }
+  state->known.Sweep();
   return pods;
 }
 
@@ -262,14 +266,13 @@ bool Reconciler::IsGoing(const Round& round, State* state) const {
   return false;
 }
 
-void Reconciler::CountEnds(const std::vector<Caches::Object>& pods, State* state) const {
+void Reconciler::CountEnds(const std::vector<const KnownPod*>& pods, State* state) const {
   std::set<std::string> ended;
-  for (const Caches::Object& pod : pods) {
-    if (!IsComponent(*pod, manifests::kWorker) || !HasEnded(*pod)) continue;
-    const std::string uid = kube::MetadataString(*pod, "uid");
-    ended.insert(uid);
-    if (state->ended.contains(uid)) continue;
-    if (const std::optional<absl::Time> end = EndOfPod(*pod)) {
+  for (const KnownPod* pod : pods) {
+    if (pod->component != manifests::kWorker || !pod->ended) continue;
+    ended.insert(pod->uid);
+    if (state->ended.contains(pod->uid)) continue;
+    if (const std::optional<absl::Time> end = EndOfPod(*pod->object)) {
       parts_.metrics->AddRecovery(RecoveryPhase::kDetect,
                                   std::max(absl::Now() - *end, absl::ZeroDuration()));
     }
@@ -288,19 +291,19 @@ void Reconciler::Observe(const api::ParsedDeployment& parsed, State* state, Roun
                               : options_.context.worker_image;
   observed.gateway_image = options_.context.gateway_image;
 
-  const std::vector<Caches::Object> pods = PodsOf(*round, state);
+  const std::vector<const KnownPod*> pods = PodsOf(*round, state);
   std::vector<Caches::Object> gateways;
   Caches::Object inspection;
   std::set<std::string> deleted;
-  for (const Caches::Object& pod : pods) {
-    if (IsComponent(*pod, manifests::kGateway)) gateways.push_back(pod);
-    if (IsComponent(*pod, manifests::kInspect)) inspection = pod;
-    const std::string uid = kube::MetadataString(*pod, "uid");
-    const bool deleted_before = state->deleted.contains(uid);
-    if (deleted_before) deleted.insert(uid);
-    if (std::optional<reconcile::ObservedPod> worker = ObservePod(*pod)) {
-      worker->terminating = worker->terminating || deleted_before;
-      observed.pods.push_back(*std::move(worker));
+  observed.pods.reserve(pods.size());
+  for (const KnownPod* pod : pods) {
+    if (pod->component == manifests::kGateway) gateways.push_back(pod->object);
+    if (pod->component == manifests::kInspect) inspection = pod->object;
+    const bool deleted_before = state->deleted.contains(pod->uid);
+    if (deleted_before) deleted.insert(pod->uid);
+    if (pod->worker.has_value()) {
+      reconcile::ObservedPod& worker = observed.pods.emplace_back(*pod->worker);
+      worker.terminating = worker.terminating || deleted_before;
     }
   }
   state->deleted = std::move(deleted);
@@ -448,7 +451,8 @@ absl::Duration Reconciler::Release(const ObjectKey& key) {
   // it waits for a grace period, a shorter one does not reach it.
   if (!orphaned) groups_.StopAll(key);
   groups_.Remove(key);
-  DismissOthers(key, /*uid=*/"");
+  KnownPods known;
+  DismissOthers(key, /*uid=*/"", &known);
   parts_.metrics->Forget(key);
   gangs_.SetWaiting(key, false);
   if (gangs_.Observe(key, std::nullopt)) QueueAll();

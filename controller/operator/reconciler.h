@@ -38,6 +38,7 @@
 #include "controller/operator/executor.h"
 #include "controller/operator/gang_arbiter.h"
 #include "controller/operator/groups.h"
+#include "controller/operator/known_pods.h"
 #include "controller/operator/operator_metrics.h"
 #include "controller/reconcile/plan.h"
 #include "planner/hardware.h"
@@ -88,6 +89,7 @@ class Reconciler {
     AppliedChildren applied;
     absl::Status children_status;
     std::string last_create_error;
+    KnownPods known;
     std::map<std::string, std::pair<Caches::Object, absl::Time>> created;  // pods, by name
     std::set<std::string> deleted;  // uids of pods, until they are gone
     std::set<std::string> ended;    // uids of pods whose end was counted
@@ -112,14 +114,15 @@ class Reconciler {
   StatePtr StateOf(const kube::ObjectKey& key, const std::string& uid);
   // Workers that are being deleted and belong to no deployment with this uid end when they next ask
   // for their group, whoever led it. One that is only not known yet is not among them.
-  void DismissOthers(const kube::ObjectKey& key, const std::string& uid) const;
+  void DismissOthers(const kube::ObjectKey& key, const std::string& uid, KnownPods* known) const;
 
   void Observe(const api::ParsedDeployment& parsed, State* state, Round* round);
   // Whether the deployment is gone, or being deleted, and the cache does not know yet: its pods
   // leave together with it. Asks the server when somebody else has deleted a worker's pod.
   bool IsGoing(const Round& round, State* state) const;
-  std::vector<Caches::Object> PodsOf(const Round& round, State* state) const;
-  void CountEnds(const std::vector<Caches::Object>& pods, State* state) const;
+  // Valid until the next round.
+  std::vector<const KnownPod*> PodsOf(const Round& round, State* state) const;
+  void CountEnds(const std::vector<const KnownPod*>& pods, State* state) const;
   void CompareChildren(State* state, Round* round) const;
   // Decides, with a turn for its gang if it wants one.
   reconcile::Plan Decide(Round* round);
