@@ -124,8 +124,10 @@ class RealNode:
             send_signal(pod, signal.SIGKILL)
 
             def active():
+                # The next epoch is claimed before the status says that the last one is over.
                 group = moed("demo", NAME)["status"]["groups"][0]
-                return group["phase"] == "Active" and group["epoch"] > epoch
+                replaced = group["ranks"][5]["pod"] != pod["metadata"]["name"]
+                return group["phase"] == "Active" and group["epoch"] > epoch and replaced
             wait_until(active, SECONDS, "active in a new epoch", interval=0.05)
             epoch_active = time.monotonic() - begin
             num_answers = len(streams.answers)
