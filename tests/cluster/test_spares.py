@@ -6,7 +6,8 @@ import signal
 import pytest
 
 from answers import Load
-from cluster import NODE_ADDRESS, get, is_true, items, kubectl_json, manifest, restarts, send_signal, wait_until
+from cluster import (NODE_ADDRESS, get, is_true, items, kubectl, kubectl_json, manifest, restarts, send_signal,
+                     wait_until)
 
 HOST = "spares.example.com"
 GPUS_PER_POD = 2
@@ -18,6 +19,10 @@ def spared(make_deployment):
     deployment = make_deployment(MANIFEST, "spared", "spares")
     deployment.wait_ready()
     return deployment
+
+
+def pod_path(pod):
+    return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
 
 
 def pods_with_ranks(deployment):
@@ -44,6 +49,13 @@ def test_the_spare_is_a_pod_of_the_gang_without_a_rank(spared):
     assert spare["spec"]["nodeName"] and "moe-operator.dev/rank" not in spare["metadata"].get("annotations", {})
 
 
+def test_no_account_is_kept_of_who_wrote_which_field_of_a_worker(spared):
+    # Not even after the scheduler, the kubelet and the operator have written it since its gate went.
+    for pod in spared.workers():
+        stored = json.loads(kubectl("get", "--raw", pod_path(pod)).stdout)
+        assert stored["status"]["phase"] == "Running" and "managedFields" not in stored["metadata"]
+
+
 @pytest.mark.parametrize("rank", [2, 0], ids=["expert ranks", "the leader"])
 def test_it_takes_the_place_of_a_lost_pod_and_no_other_is_touched(spared, right, rank):
     with Load(f"http://{NODE_ADDRESS}", HOST, right) as load:
@@ -68,7 +80,7 @@ def test_it_takes_the_place_of_a_lost_pod_and_no_other_is_touched(spared, right,
     assert len(after) == 3 and lost not in after and new not in before
     assert {name: was for name, was in before.items() if name != lost}.items() <= after.items(), \
         "another pod was touched"
-    took_over = [event for event in items("events.events.k8s.io", spared.namespace) if event["reason"] == "SpareTookOver"]
-    assert any(f"as rank {rank}" in event["note"] for event in took_over)
+    events = items("events.events.k8s.io", spared.namespace)
+    assert any(e["reason"] == "SpareTookOver" and f"as rank {rank}" in e["note"] for e in events)
     wait_until(lambda: kubectl_json("get", "pod", spare, "-n", spared.namespace)["metadata"]["annotations"].get(
         "moe-operator.dev/rank") == f"{rank}-{rank + GPUS_PER_POD - 1}", 30, "the ranks written on the pod")

@@ -12,7 +12,8 @@ import threading
 import time
 
 import answers
-from cluster import ROOT, get, items, kubectl, make_namespace, moed, rank_pod, send_signal, wait_ready, wait_until
+from cluster import (ROOT, apply, get, items, kubectl, make_namespace, moed, rank_pod, send_signal, wait_ready,
+                     wait_until)
 from measure import Controller, PodWatch, bare_pod, context_on_failure, create, delete_deployment, say, wait_no_pods
 
 NAME, BARE = "bench", "bare"
@@ -93,8 +94,9 @@ class RealNode:
     def _learn(self, pod):
         self.worker = pod
         bundle = get("configmap", "moe-operator-ca", NAME)
-        create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "moe-operator-ca"},
-                "data": bundle["data"]}, namespace=BARE)
+        # apply: on a node that stays, an earlier run has made it.
+        apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "moe-operator-ca"},
+               "data": bundle["data"]}, namespace=BARE)
 
     def _idle_reconciles(self):
         """Mean seconds of a reconcile that finds nothing to do, from the controller's own histogram. An annotation that
