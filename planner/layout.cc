@@ -170,7 +170,6 @@ std::string WhatIsNotBuilt(const Layout& layout) {
   if (layout.tensor > 1) missing.emplace_back("tensor parallelism");
   if (layout.pipeline > 1) missing.emplace_back("pipeline parallelism");
   if (layout.copies > 1) missing.emplace_back("expert copies");
-  if (layout.spares > 0) missing.emplace_back("spares");
   // Sums of several ranks' outputs depend on the width, so the engine never makes them.
   if (layout.exchange == Exchange::kReduce || layout.exchange == Exchange::kGatherScatter) {
     missing.emplace_back("sums across ranks");

@@ -50,6 +50,10 @@ absl::Status CheckExpressible(const Layout& layout) {
         LayoutName(layout), api::kMaxReplicas, api::kMaxExpert,
         planner::WithThousands(api::kMaxWorkers)));
   }
+  if (layout.spares > api::kMaxSpares) {
+    return absl::FailedPreconditionError(absl::StrFormat("%s: a group has at most %d spare pods",
+                                                         LayoutName(layout), api::kMaxSpares));
+  }
   return absl::OkStatus();
 }
 
@@ -119,13 +123,20 @@ std::string FormatManifest(const planner::Scenario& scenario, const Prediction& 
                         "    kvCacheMemory: %.0fMi\n",
                         prediction.sequences, step_tokens, scenario.full_context(),
                         std::ceil(prediction.memory.kv_bytes / 1048576));
-  const int gpus_per_pod = scenario.network.gpus_per_node;
-  if (gpus_per_pod > 1 && gpus_per_pod <= api::kMaxGpusPerPod &&
-      layout.expert % gpus_per_pod == 0) {
+  const int gpus_per_node = scenario.network.gpus_per_node;
+  const bool whole_nodes = gpus_per_node > 1 && gpus_per_node <= api::kMaxGpusPerPod &&
+                           layout.expert % gpus_per_node == 0;
+  if (whole_nodes || layout.spares > 0) absl::StrAppend(&text, "  worker:\n");
+  if (whole_nodes) {
     absl::StrAppendFormat(&text,
-                          "  worker:\n    # Workers of one pod reach each other over NVLink.\n"
+                          "    # Workers of one pod reach each other over NVLink.\n"
                           "    gpusPerPod: %d\n",
-                          gpus_per_pod);
+                          gpus_per_node);
+  }
+  if (layout.spares > 0) {
+    const int gpus_per_pod = whole_nodes ? gpus_per_node : 1;
+    absl::StrAppendFormat(&text, "    # Pods of each group that wait for a loss.\n    spares: %d\n",
+                          (layout.spares + gpus_per_pod - 1) / gpus_per_pod);
   }
   return text;
 }

@@ -69,7 +69,7 @@ TEST(LayoutTest, WhatThisVersionHasNotIsSaid) {
   };
   for (const Row& row : {Row{"EP8_TP2", "tensor parallelism"},
                          Row{"EP8_PP2", "pipeline parallelism"}, Row{"EP8+C2", "expert copies"},
-                         Row{"EP8+S1", "spares"}, Row{"EP8+gather-scatter", "sums across ranks"},
+                         Row{"EP8+S1", ""}, Row{"EP8+gather-scatter", "sums across ranks"},
                          Row{"EP8+replicated+reduce", "sums across ranks"},
                          Row{"EP8+replicated", ""}, Row{"EP8+all-to-all", ""}, Row{"DP8", ""},
                          Row{"EP8_TP2_PP2", "tensor parallelism, pipeline parallelism"}}) {

@@ -55,6 +55,12 @@ TEST(ManifestTest, TheControllerUnderstandsEveryKindOfLayout) {
   // 15 sequences of 640 tokens, in whole MiB.
   EXPECT_EQ(founding.engine.kv_cache_bytes, 15u * 640 * 131072);
 
+  EXPECT_EQ(founding.worker.spares, 0);
+
+  const api::MoEDeploymentSpec spared = Understood(scenario, "EP32+S3");
+  EXPECT_EQ(spared.worker.gpus_per_pod, 8);
+  EXPECT_EQ(spared.worker.spares, 1) << "a pod of 8 GPUs";
+
   const api::MoEDeploymentSpec few = Understood(scenario, "EP64+A8");
   EXPECT_EQ(few.parallelism.attention_ranks, 8);
 
