@@ -1,6 +1,5 @@
 """Pods of several workers: one process for each GPU, here on CPUs. A pod is the unit of replacement."""
 
-import json
 import os
 import signal
 import urllib.request
@@ -8,7 +7,7 @@ import urllib.request
 import pytest
 
 from answers import Load, ask, client
-from cluster import NODE_ADDRESS, get, is_true, manifest, pids, restarts, wait_until
+from cluster import NODE_ADDRESS, get, manifest, pids, restarts, wait_whole
 
 HOST = "gpus-per-pod.example.com"
 GPUS_PER_POD = 4
@@ -74,12 +73,7 @@ def test_a_process_killed_ends_its_pod_and_no_other(shared, right, process):
         lost = shared.get()["status"]["groups"][0]["ranks"][process]["pod"]
         pod = get("pod", lost, shared.namespace)
         os.kill(process_ids(pod)[process], signal.SIGKILL)
-
-        def whole():
-            group = shared.get()["status"]["groups"][0]
-            active = group["epoch"] > epoch and sum(r["phase"] == "Active" for r in group["ranks"]) == 8
-            return active and is_true(shared.get(), "Ready")
-        wait_until(whole, 120, lambda: f"whole again: {json.dumps(shared.get()['status'])[:4000]}", interval=0.3)
+        wait_whole(shared, epoch, 8)
         load.wait_answers(4)
     load.check()
     after = restarts(shared.workers())

@@ -6,8 +6,8 @@ import signal
 import pytest
 
 from answers import Load
-from cluster import (NODE_ADDRESS, get, is_true, items, kubectl, kubectl_json, manifest, restarts, send_signal,
-                     wait_until)
+from cluster import (NODE_ADDRESS, get, items, kubectl, kubectl_json, manifest, restarts, send_signal, wait_until,
+                     wait_whole)
 
 HOST = "spares.example.com"
 GPUS_PER_POD = 2
@@ -65,12 +65,7 @@ def test_it_takes_the_place_of_a_lost_pod_and_no_other_is_touched(spared, right,
         epoch = spared.epochs()[0]
         lost = spared.get()["status"]["groups"][0]["ranks"][rank]["pod"]
         send_signal(get("pod", lost, spared.namespace), signal.SIGKILL)
-
-        def whole():
-            group = spared.get()["status"]["groups"][0]
-            active = group["epoch"] > epoch and all(r["phase"] == "Active" for r in group["ranks"])
-            return active and is_true(spared.get(), "Ready")
-        wait_until(whole, 120, lambda: f"whole again: {json.dumps(spared.get()['status'])[:4000]}", interval=0.3)
+        wait_whole(spared, epoch, 4)
         ranks = spared.get()["status"]["groups"][0]["ranks"]
         assert [r["pod"] for r in ranks[rank:rank + GPUS_PER_POD]] == GPUS_PER_POD * [spare]
         load.wait_answers(4)
