@@ -6,27 +6,14 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "identity/worker_id.h"
+#include "runtime/slot_ranks.h"
 
 namespace moe::runtime {
-namespace {
-
-int RanksPerPod(const std::vector<int>& slot_of_rank) {
-  if (slot_of_rank.empty()) return 1;
-  return static_cast<int>(
-      std::count(slot_of_rank.begin(), slot_of_rank.end(), slot_of_rank.front()));
-}
-
-}  // namespace
 
 PodRuntime::PodRuntime(std::vector<int> slot_of_rank, std::function<void()> on_change)
     : ranks_per_pod_(RanksPerPod(slot_of_rank)),
       on_change_(std::move(on_change)),
       slot_of_rank_(std::move(slot_of_rank)) {}
-
-int PodRuntime::RankOf(int slot) const {
-  const auto found = std::find(slot_of_rank_.begin(), slot_of_rank_.end(), slot);
-  return found == slot_of_rank_.end() ? -1 : static_cast<int>(found - slot_of_rank_.begin());
-}
 
 std::string PodRuntime::WorkerIdOf(const std::string& uid, int rank) const {
   return identity::WorkerId(uid, rank % ranks_per_pod_, ranks_per_pod_);
@@ -84,7 +71,7 @@ bool PodRuntime::Apply(const std::vector<WorkerPod>& pods) {
   bool changed = false;
   std::map<std::string, const WorkerPod*, std::less<>> seen;
   for (const WorkerPod& pod : pods) {
-    if (RankOf(pod.slot) < 0) continue;
+    if (RankOf(slot_of_rank_, pod.slot) < 0) continue;
     seen[pod.uid] = &pod;
     int& highest = incarnation_.try_emplace(pod.slot, pod.incarnation).first->second;
     highest = std::max(highest, pod.incarnation);
@@ -128,7 +115,7 @@ bool PodRuntime::Apply(const std::vector<WorkerPod>& pods) {
 
 void PodRuntime::Start(const std::string& uid, Pod* pod) {
   pod->started = true;
-  pod->first_rank = RankOf(pod->slot);
+  pod->first_rank = RankOf(slot_of_rank_, pod->slot);
   if (!callbacks_.on_started) return;
   const int first = pod->first_rank;
   for (int rank = first; rank < first + ranks_per_pod_; ++rank) {

@@ -94,8 +94,6 @@ class PodRuntime : public Runtime {
     std::string kill_reason;
   };
 
-  // The first rank of a slot; -1: none.
-  int RankOf(int slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // As the process calls itself that a pod has for `rank`.
   std::string WorkerIdOf(const std::string& uid, int rank) const;
   bool Apply(const std::vector<WorkerPod>& pods) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

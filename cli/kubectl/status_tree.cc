@@ -218,12 +218,9 @@ std::string FormatStatusTree(const api::ParsedDeployment& parsed,
     Add(&lines, 1, text);
     AddRanks(group, options.all_ranks, &lines);
     if (group.ready_spares.has_value()) {
-      const size_t num_pods =
-          group.slot_of_rank.empty()
-              ? 0
-              : std::set<int>(group.slot_of_rank.begin(), group.slot_of_rank.end()).size();
+      const std::set<int> with_ranks(group.slot_of_rank.begin(), group.slot_of_rank.end());
       Add(&lines, 2,
-          absl::StrCat(*group.ready_spares, " of ", group.incarnations.size() - num_pods,
+          absl::StrCat(*group.ready_spares, " of ", group.incarnations.size() - with_ranks.size(),
                        " spare pods ready"));
     }
   }

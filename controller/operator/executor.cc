@@ -19,6 +19,7 @@
 #include "controller/manifests/worker_pod.h"
 #include "controller/operator/observe.h"
 #include "controller/reconcile/decision.h"
+#include "runtime/slot_ranks.h"
 
 namespace moe::controller {
 namespace {
@@ -115,10 +116,10 @@ class Executor::Run {
     for (const reconcile::ObservedPod& pod : in_.observed->pods) {
       const api::GroupStatus* group = reconcile::FindGroup(deployment_.status, pod.group);
       if (group == nullptr || !group->active || pod.terminating) continue;
-      const int rank = reconcile::RankOf(group->slot_of_rank, static_cast<size_t>(pod.slot));
+      const int rank = runtime::RankOf(group->slot_of_rank, pod.slot);
       const std::shared_ptr<const Json> cached = in_.find_pod(pod.name);
       const std::string text =
-          manifests::RanksText(rank, reconcile::RanksPerPod(group->slot_of_rank));
+          manifests::RanksText(rank, runtime::RanksPerPod(group->slot_of_rank));
       if (rank < 0 || cached == nullptr || kube::MetadataString(*cached, "uid") != pod.uid ||
           manifests::AnnotationOf(*cached, manifests::kAnnotationRank) == text) {
         continue;
@@ -204,16 +205,15 @@ class Executor::Run {
     if (group == nullptr) {
       return absl::InternalError(absl::StrCat("group ", action.group, " is not in the status"));
     }
-    return Create(manifests::WorkerPod(
-        deployment_, in_.context,
-        {.group = action.group,
-         .slot = action.slot,
-         .incarnation = action.incarnation,
-         .num_slots = NumRankPods(*group),
-         .revision = action.revision,
-         .gated = action.gated,
-         .rank = reconcile::RankOf(group->slot_of_rank, static_cast<size_t>(action.slot)),
-         .avoid_nodes = api::NodesToAvoid(deployment_.status)}));
+    return Create(manifests::WorkerPod(deployment_, in_.context,
+                                       {.group = action.group,
+                                        .slot = action.slot,
+                                        .incarnation = action.incarnation,
+                                        .num_slots = NumRankPods(*group),
+                                        .revision = action.revision,
+                                        .gated = action.gated,
+                                        .rank = runtime::RankOf(group->slot_of_rank, action.slot),
+                                        .avoid_nodes = api::NodesToAvoid(deployment_.status)}));
   }
 
   // The empty entry has the API server forget which client wrote which field, and keep no such
@@ -245,7 +245,7 @@ class Executor::Run {
   // Threads of the workers of a group: every pod of it has the same container. The template may
   // have changed since they were created, and a worker keeps to what it was assigned.
   int ThreadsOf(const reconcile::StartGroup& action) const {
-    const int num_processes = reconcile::RanksPerPod(action.slot_of_rank);
+    const int num_processes = runtime::RanksPerPod(action.slot_of_rank);
     for (const reconcile::ObservedPod& pod : in_.observed->pods) {
       if (pod.group != action.index || pod.revision != action.revision) continue;
       if (const std::shared_ptr<const Json> cached = in_.find_pod(pod.name)) {

@@ -162,7 +162,7 @@ class Conditions {
       const GroupPods pods = PodsOf(in_, *group);
       for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
         const ObservedPod* pod = pods.of_slot[slot];
-        if (pod != nullptr && pod->node.empty() && !IsSpare(*group, slot)) {
+        if (pod != nullptr && pod->node.empty() && !pods.spare[slot]) {
           return {
               kFalse, "ReplacementPending",
               absl::StrCat("pod ", pod->name, " waits for a node",

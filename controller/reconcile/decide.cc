@@ -19,6 +19,7 @@
 #include "controller/reconcile/revision.h"
 #include "controller/reconcile/slots.h"
 #include "controller/reconcile/status.h"
+#include "runtime/slot_ranks.h"
 
 namespace moe::reconcile {
 namespace {
@@ -35,7 +36,7 @@ Plan ClaimTerm(const Observed& observed) {
 bool HasEveryRank(const api::MoEDeploymentStatus& status, const api::GroupStatus& group) {
   const std::vector<int>& slot_of_rank = group.slot_of_rank;
   const size_t num_slots = group.incarnations.size();
-  const auto ranks_per_pod = static_cast<size_t>(RanksPerPod(slot_of_rank));
+  const auto ranks_per_pod = static_cast<size_t>(runtime::RanksPerPod(slot_of_rank));
   const api::RevisionStatus* revision = FindRevision(status, group.revision);
   if (revision != nullptr && !slot_of_rank.empty() &&
       (slot_of_rank.size() != static_cast<size_t>(revision->num_slots) ||

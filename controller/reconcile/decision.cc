@@ -63,6 +63,12 @@ GroupPods PodsOf(const Observed& observed, const api::GroupStatus& group) {
   GroupPods pods;
   pods.of_slot.resize(num_slots, nullptr);
   pods.leaving.resize(num_slots, false);
+  pods.spare.resize(num_slots, !group.slot_of_rank.empty());
+  for (const int slot : group.slot_of_rank) {
+    if (slot >= 0 && static_cast<size_t>(slot) < num_slots) {
+      pods.spare[static_cast<size_t>(slot)] = false;
+    }
+  }
   for (const ObservedPod& pod : observed.pods) {
     if (pod.group != group.index) {
       continue;
@@ -88,23 +94,6 @@ GroupPods PodsOf(const Observed& observed, const api::GroupStatus& group) {
 const ObservedPod* PodAt(const GroupPods& pods, int slot) {
   const bool known = slot >= 0 && static_cast<size_t>(slot) < pods.of_slot.size();
   return known ? pods.of_slot[static_cast<size_t>(slot)] : nullptr;
-}
-
-int RanksPerPod(const std::vector<int>& slot_of_rank) {
-  if (slot_of_rank.empty()) {
-    return 1;
-  }
-  return static_cast<int>(
-      std::count(slot_of_rank.begin(), slot_of_rank.end(), slot_of_rank.front()));
-}
-
-int RankOf(const std::vector<int>& slot_of_rank, size_t slot) {
-  const auto found = std::find(slot_of_rank.begin(), slot_of_rank.end(), static_cast<int>(slot));
-  return found == slot_of_rank.end() ? -1 : static_cast<int>(found - slot_of_rank.begin());
-}
-
-bool IsSpare(const api::GroupStatus& group, size_t slot) {
-  return !group.slot_of_rank.empty() && RankOf(group.slot_of_rank, slot) < 0;
 }
 
 bool DeleteAllPods(Decision* decision, const GroupPods& pods, absl::string_view reason) {

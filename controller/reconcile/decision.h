@@ -7,7 +7,6 @@
 #ifndef MOE_CONTROLLER_RECONCILE_DECISION_H_
 #define MOE_CONTROLLER_RECONCILE_DECISION_H_
 
-#include <cstddef>
 #include <optional>
 #include <string>
 #include <utility>
@@ -64,19 +63,13 @@ const UnwantedPod* FindUnwanted(const ObservedGroup& running, const ObservedPod&
 struct GroupPods {
   std::vector<const ObservedPod*> of_slot;  // [num_slots] of the claimed incarnation, else nullptr
   std::vector<bool> leaving;                // [num_slots] the claimed one is being deleted
+  std::vector<bool> spare;                  // [num_slots] the group has its ranks, the slot none
   std::vector<const ObservedPod*> earlier;  // incarnations before the claimed ones, or foreign
   std::vector<const ObservedPod*> later;    // incarnations after the claimed ones
 };
 GroupPods PodsOf(const Observed& observed, const api::GroupStatus& group);
 // nullptr also for a slot that there is not, which a status that was changed by hand may name.
 const ObservedPod* PodAt(const GroupPods& pods, int slot);
-
-// Ranks of each pod that has any; 1 while ranks are not decided.
-int RanksPerPod(const std::vector<int>& slot_of_rank);
-// The first rank of the slot's pod; -1: none, it is a spare one, or ranks are not decided yet.
-int RankOf(const std::vector<int>& slot_of_rank, size_t slot);
-// A slot of a group that has its ranks, and none of them.
-bool IsSpare(const api::GroupStatus& group, size_t slot);
 
 // Deletes all pods of a group that are not being deleted yet; false if there was none.
 bool DeleteAllPods(Decision* decision, const GroupPods& pods, absl::string_view reason);

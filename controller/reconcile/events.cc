@@ -10,6 +10,7 @@
 #include "controller/api/gpu_failures.h"
 #include "controller/reconcile/decision.h"
 #include "controller/reconcile/status.h"
+#include "runtime/slot_ranks.h"
 
 namespace moe::reconcile {
 namespace {
@@ -125,7 +126,7 @@ class Turns {
     for (size_t rank = 0; rank < group.slot_of_rank.size(); ++rank) {
       const int slot = group.slot_of_rank[rank];
       if (slot != before.slot_of_rank[rank] &&
-          RankOf(group.slot_of_rank, static_cast<size_t>(slot)) == static_cast<int>(rank)) {
+          runtime::RankOf(group.slot_of_rank, slot) == static_cast<int>(rank)) {
         Say("SpareTookOver",
             absl::StrCat(Name(group), ": the spare pod of slot ", slot, " takes the place of slot ",
                          before.slot_of_rank[rank], " as rank ", rank));

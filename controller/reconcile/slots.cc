@@ -41,13 +41,12 @@ void FillSlot(Decision* decision, api::GroupStatus* group, const ObservedGroup& 
 
 // A spare slot whose pod could take over at once from that of `lost`; rather not one of the same
 // node, which may be what was lost.
-std::optional<size_t> FindSpare(const api::GroupStatus& group, const GroupPods& pods, size_t lost) {
+std::optional<size_t> FindSpare(const GroupPods& pods, size_t lost) {
   const ObservedPod* lost_pod = pods.of_slot[lost];
   std::optional<size_t> beside;
   for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
     const ObservedPod* pod = pods.of_slot[slot];
-    if (!IsSpare(group, slot) || pod == nullptr || pod->phase != ObservedPod::Phase::kRunning ||
-        pod->incarnation != group.incarnations[slot]) {
+    if (!pods.spare[slot] || pod == nullptr || pod->phase != ObservedPod::Phase::kRunning) {
       continue;
     }
     if (lost_pod == nullptr || pod->node != lost_pod->node) {
@@ -58,13 +57,15 @@ std::optional<size_t> FindSpare(const api::GroupStatus& group, const GroupPods& 
   return beside;
 }
 
-// The spare pod gets the ranks of the lost one, whose slot becomes a spare one. That one's claim is
-// raised: should its pod still live, for example because its node is lost, it is none that counts.
-void TakeOver(api::GroupStatus* group, const ObservedGroup& running, const GroupPods& pods,
-              size_t lost, size_t spare) {
+// The spare pod gets the ranks of the lost one, whose slot is a spare one from the next decision
+// on. That one's claim is raised: should its pod still live, for example because its node is lost,
+// it is none that counts.
+void TakeOver(api::GroupStatus* group, const ObservedGroup& running, size_t lost, size_t spare,
+              GroupPods* pods) {
   std::replace(group->slot_of_rank.begin(), group->slot_of_rank.end(), static_cast<int>(lost),
                static_cast<int>(spare));
-  if (IsUsed(*group, running, pods, lost)) {
+  pods->spare[spare] = false;
+  if (IsUsed(*group, running, *pods, lost)) {
     ++group->incarnations[lost];
   }
 }
@@ -72,14 +73,14 @@ void TakeOver(api::GroupStatus* group, const ObservedGroup& running, const Group
 // A replacement that finds no node keeps the rest of its group from serving while they hold their
 // GPUs. A group that serves has a node for each, whatever an older view of its pods says.
 const ObservedPod* FindUnschedulable(Decision* decision, const ObservedGroup& running,
-                                     const api::GroupStatus& group, const GroupPods& pods) {
+                                     const GroupPods& pods) {
   if (running.phase == ObservedGroup::Phase::kActive) {
     return nullptr;
   }
   const absl::Duration timeout = decision->in.deployment.spec.worker.gang_timeout;
   for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
     const ObservedPod* pod = pods.of_slot[slot];
-    if (pod == nullptr || !pod->node.empty() || IsSpare(group, slot)) {
+    if (pod == nullptr || !pod->node.empty() || pods.spare[slot]) {
       continue;
     }
     if (decision->in.now - pod->created_at > timeout) {
@@ -90,8 +91,7 @@ const ObservedPod* FindUnschedulable(Decision* decision, const ObservedGroup& ru
   return nullptr;
 }
 
-void DeleteLostPods(Decision* decision, const api::GroupStatus& group, const ObservedGroup& running,
-                    const GroupPods& pods) {
+void DeleteLostPods(Decision* decision, const ObservedGroup& running, const GroupPods& pods) {
   for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
     const ObservedPod* pod = pods.of_slot[slot];
     if (pod == nullptr) {
@@ -99,7 +99,7 @@ void DeleteLostPods(Decision* decision, const api::GroupStatus& group, const Obs
     }
     if (HasEnded(*pod)) {
       const absl::Time due = pod->created_at + kSparePause;
-      if (IsSpare(group, slot) && decision->in.now < due) {
+      if (pods.spare[slot] && decision->in.now < due) {
         decision->WakeAt(due);
       } else {
         decision->Do(DeletePod{pod->name, pod->uid, "it ended"});
@@ -128,31 +128,28 @@ void RunStartedGroup(Decision* decision, api::GroupStatus* group, bool may_creat
     group->reason = running->reason;
     return;
   }
-  const GroupPods pods = PodsOf(decision->in, *group);
-  if (const ObservedPod* pod = FindUnschedulable(decision, *running, *group, pods);
-      pod != nullptr) {
+  GroupPods pods = PodsOf(decision->in, *group);
+  if (const ObservedPod* pod = FindUnschedulable(decision, *running, pods); pod != nullptr) {
     GiveUpGang(decision, group,
                absl::StrCat("pod ", pod->name, " found no node",
                             pod->unschedulable.empty() ? "" : "; scheduler: ", pod->unschedulable));
     return;
   }
-  DeleteLostPods(decision, *group, *running, pods);
+  DeleteLostPods(decision, *running, pods);
   for (const int wanted : running->wanted_slots) {
     const auto slot = static_cast<size_t>(wanted);
-    if (wanted < 0 || slot >= pods.of_slot.size() || IsFilled(*running, pods, slot) ||
-        IsSpare(*group, slot)) {
+    if (wanted < 0 || slot >= pods.of_slot.size() || pods.spare[slot] ||
+        IsFilled(*running, pods, slot)) {
       continue;
     }
-    if (const std::optional<size_t> spare = FindSpare(*group, pods, slot); spare.has_value()) {
-      TakeOver(group, *running, pods, slot, *spare);
+    if (const std::optional<size_t> spare = FindSpare(pods, slot); spare.has_value()) {
+      TakeOver(group, *running, slot, *spare, &pods);
     } else if (may_create) {
       FillSlot(decision, group, *running, pods, slot);
     }
   }
-  const api::GroupStatus* claimed = FindGroup(decision->old, group->index);
   for (size_t slot = 0; may_create && slot < pods.of_slot.size(); ++slot) {
-    // Of those that were spare before: what was just claimed is not acted on yet.
-    if (IsSpare(*claimed, slot) && IsSpare(*group, slot) && pods.of_slot[slot] == nullptr) {
+    if (pods.spare[slot] && pods.of_slot[slot] == nullptr) {
       FillSlot(decision, group, *running, pods, slot);
     }
   }

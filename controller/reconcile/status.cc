@@ -12,6 +12,7 @@
 #include "controller/api/status_json.h"
 #include "controller/reconcile/drain.h"
 #include "runtime/exit_codes.h"
+#include "runtime/slot_ranks.h"
 
 namespace moe::reconcile {
 namespace {
@@ -50,7 +51,7 @@ api::FailureStatus FailureOf(const Decision& decision, const FailedPod& failed) 
   failure.pod = pod.name;
   failure.group = pod.group;
   failure.slot = pod.slot;
-  failure.rank = group == nullptr ? -1 : RankOf(group->slot_of_rank, static_cast<size_t>(pod.slot));
+  failure.rank = group == nullptr ? -1 : runtime::RankOf(group->slot_of_rank, pod.slot);
   failure.node = pod.node;
   failure.exit_code = pod.exit_code;
   failure.reason = failed.given_up.empty() ? pod.exit_reason : kGivenUp;
@@ -92,7 +93,7 @@ const char* RankPhase(const ObservedPod* pod, const ObservedGroup& running, size
   return loaded ? "Joining" : kLoading;
 }
 
-void DescribeRanks(const Decision& decision, const ObservedGroup& running,
+void DescribeRanks(const Decision& decision, const ObservedGroup& running, const GroupPods& pods,
                    api::GroupStatus* group) {
   const api::RevisionStatus* revision = FindRevision(decision.status, group->revision);
   group->ranks.clear();
@@ -101,7 +102,6 @@ void DescribeRanks(const Decision& decision, const ObservedGroup& running,
       static_cast<size_t>(revision->num_slots) != group->slot_of_rank.size()) {
     return;
   }
-  const GroupPods pods = PodsOf(decision.in, *group);
   for (size_t rank = 0; rank < group->slot_of_rank.size(); ++rank) {
     const ObservedPod* pod = PodAt(pods, group->slot_of_rank[rank]);
     api::RankStatus& entry = group->ranks.emplace_back();
@@ -118,11 +118,10 @@ void DescribeRanks(const Decision& decision, const ObservedGroup& running,
   }
 }
 
-std::optional<int> ReadySpares(const Decision& decision, const api::GroupStatus& group) {
-  const GroupPods pods = PodsOf(decision.in, group);
+std::optional<int> ReadySpares(const GroupPods& pods) {
   std::optional<int> num_ready;
   for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
-    if (IsSpare(group, slot)) {
+    if (pods.spare[slot]) {
       const ObservedPod* pod = pods.of_slot[slot];
       const bool ready = pod != nullptr && pod->phase == ObservedPod::Phase::kRunning;
       num_ready = num_ready.value_or(0) + (ready ? 1 : 0);
@@ -289,8 +288,9 @@ void DescribeGroups(Decision* decision) {
     if (group.active) {
       group.gang_attempts = 0;
     }
-    DescribeRanks(*decision, *running, &group);
-    group.ready_spares = ReadySpares(*decision, group);
+    const GroupPods pods = PodsOf(decision->in, group);
+    DescribeRanks(*decision, *running, pods, &group);
+    group.ready_spares = ReadySpares(pods);
   }
 }
 
@@ -311,7 +311,7 @@ void DescribeDeployment(Decision* decision) {
     const GroupPods pods = PodsOf(decision->in, group);
     for (size_t slot = 0; slot < pods.of_slot.size(); ++slot) {
       const ObservedPod* pod = pods.of_slot[slot];
-      num_ready_pods += pod != nullptr && pod->ready && !IsSpare(group, slot) ? 1 : 0;
+      num_ready_pods += pod != nullptr && pod->ready && !pods.spare[slot] ? 1 : 0;
     }
   }
   status.epoch = status.groups.empty() ? 0 : status.groups.front().epoch;

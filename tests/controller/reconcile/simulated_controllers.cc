@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "controller/api/status_json.h"
 #include "controller/reconcile/decision.h"
+#include "runtime/slot_ranks.h"
 #include "tests/controller/reconcile/gpu_scene.h"
 #include "tests/controller/reconcile/simulated_cluster.h"
 
@@ -305,7 +306,7 @@ bool SimulatedCluster::Do(Controller* controller, const StartGroup& start) {
   const size_t num_ranks = start.slot_of_rank.size();
   const size_t num_slots = start.incarnations.size();
   if (revision == nullptr || num_ranks != static_cast<size_t>(revision->num_slots) ||
-      RanksPerPod(start.slot_of_rank) != revision->gpus_per_pod) {
+      runtime::RanksPerPod(start.slot_of_rank) != revision->gpus_per_pod) {
     Broken("a group starts with another layout than its revision's");
     return false;
   }

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "controller/reconcile/decision.h"
+#include "runtime/slot_ranks.h"
 #include "tests/controller/reconcile/simulated_cluster.h"
 
 namespace moe::reconcile {
@@ -76,7 +77,7 @@ void SimulatedCluster::WatchMembers(const Controller& controller, Group* group) 
         newest = usable ? &pod : nullptr;
       }
     }
-    if (RankOf(group->slot_of_rank, slot) < 0) {
+    if (runtime::RankOf(group->slot_of_rank, static_cast<int>(slot)) < 0) {
       if (!member.empty()) {
         LoseMember(group, slot);
       }
@@ -118,7 +119,7 @@ void SimulatedCluster::Connect(Controller* controller, Group* group) {
   }
   std::vector<Process*> processes;
   for (size_t slot = 0; slot < group->member_of_slot.size(); ++slot) {
-    if (RankOf(group->slot_of_rank, slot) < 0) {
+    if (runtime::RankOf(group->slot_of_rank, static_cast<int>(slot)) < 0) {
       continue;
     }
     Pod* pod = FindUid(group->member_of_slot[slot]);
@@ -130,7 +131,7 @@ void SimulatedCluster::Connect(Controller* controller, Group* group) {
       group->seen.phase = Phase::kLoading;
       return;
     }
-    pod->process.rank = RankOf(group->slot_of_rank, slot);
+    pod->process.rank = runtime::RankOf(group->slot_of_rank, static_cast<int>(slot));
     processes.push_back(&pod->process);
   }
   const bool adopts = group->may_adopt && group->last_epoch != 0 &&
