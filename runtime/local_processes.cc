@@ -171,7 +171,8 @@ class LocalProcesses::Impl {
       absl::MutexLock lock(&mu_);
       requests_.pop_front();
       if (!spawned.ok()) {
-        request->result = spawned.status();
+        // Not copied: its last owner frees it, and a sanitizer would not see that after the others.
+        request->result = std::move(spawned).status();
         continue;
       }
       const Process process{

@@ -95,7 +95,7 @@ TEST_F(PodGroupTest, AnUnknownWorkerIsDismissedOrToldToTryAgain) {
   actions = PlainStep(SessionMessage{77, message});
   EXPECT_THAT(Only<SendMessage>(actions), IsEmpty());
   ASSERT_THAT(Only<CloseSession>(actions), SizeIs(1));
-  EXPECT_THAT(Only<CloseSession>(actions)[0].retry_reason, HasSubstr("no process"));
+  EXPECT_THAT(Only<CloseSession>(actions)[0].retry_reason, HasSubstr("no rank yet"));
 }
 
 TEST_F(PodGroupTest, APodThatIsBeingDeletedIsDismissedWhileItsProcessLives) {

@@ -97,6 +97,11 @@ bool FakeApiServer::ContinueWatch(Watch& watch, httplib::DataSink& sink) {
     watch.begun = true;
     changes = objects_.ChangesAfter(watch.target.type, watch.version);
   }
+  // Again, now that the changes are known: none that came after the end of the watches goes out.
+  if (watch.round != watch_round_.load()) {
+    sink.done();
+    return true;
+  }
   if (!changes.has_value()) {
     const FakeAnswer error =
         ErrorAnswer(410, "Expired", absl::StrCat("too old resource version: ", watch.version));
