@@ -7,6 +7,7 @@
 #   limits                   arguments of `run` and `build`: podman's own are above what a user may set
 #   ca_args                  arguments of `run` and `build`: the host's certificate authorities, for
 #                            machines behind a proxy that has its own
+#   set_idle_args            sets idle_args, arguments of `run`: only with processors that nothing else wants
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 
@@ -28,6 +29,17 @@ ca_args=()
 if [[ -f $ca_file ]]; then
   ca_args+=(-v "$ca_file:/etc/ssl/certs/ca-certificates.crt:ro")
 fi
+
+set_idle_args() {
+  idle_args=(--cpu-shares 2)
+  # Where a container is weighed against podman's others alone, and not against the pods of a test
+  # cluster, which cgroup v1 has at the root: a group of its own beside those.
+  local cgroups=/sys/fs/cgroup/cpu
+  [[ -w $cgroups && $(podman_ info --format '{{.Host.CgroupManager}}') == cgroupfs ]] || return 0
+  mkdir -p "$cgroups/moe-idle"
+  { echo 1 >"$cgroups/moe-idle/cpu.idle" || echo 2 >"$cgroups/moe-idle/cpu.shares"; } 2>/dev/null
+  idle_args+=(--cgroup-parent /moe-idle)
+}
 
 install_podman() {
   local missing=()
