@@ -44,6 +44,7 @@ class CudaLayerLoop : public model::LayerLoop {
   CudaLayerLoop& operator=(const CudaLayerLoop&) = delete;
 
   bool collective() const override { return true; }
+  bool asynchronous() const override { return true; }
   // Returns when all is enqueued; a rank without a decoder waits for the device.
   absl::Status Run(const model::StepOutline& outline) override;
 

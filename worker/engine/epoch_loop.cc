@@ -1,6 +1,8 @@
 #include "worker/engine/epoch_loop.h"
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -30,25 +32,37 @@ absl::StatusOr<v1::StepResult> ParseResult(const std::string& bytes, const v1::S
   return result;
 }
 
-absl::Status LeadStep(const EpochRank& rank, const v1::StepPlan& plan, Leader* leader) {
+// The leader's end of the control channel. A leader that is alone has nobody to tell.
+absl::Status SendPlan(const EpochRank& rank, const v1::StepPlan& plan) {
+  if (rank.num_ranks == 1) return absl::OkStatus();
+  return rank.control->SendPlan(plan.step(), plan.SerializeAsString(), RanksOfPlan(plan, rank));
+}
+
+absl::Status ReceiveResults(const EpochRank& rank, const v1::StepPlan& plan,
+                            std::vector<v1::StepResult>* results) {
+  if (rank.num_ranks == 1) return absl::OkStatus();
   const std::vector<int> ranks = RanksOfPlan(plan, rank);
-  rank.current_step->store(plan.step(), std::memory_order_relaxed);
-  if (absl::Status status = rank.control->SendPlan(plan.step(), plan.SerializeAsString(), ranks);
-      !status.ok()) {
-    return status;
-  }
-  std::vector<v1::StepResult> results;
-  auto own = rank.owner->RunStep(plan, rank.layers);
-  if (!own.ok()) return own.status();
-  results.push_back(*std::move(own));
   const auto answers = rank.control->ReceiveResults(plan.step(), ranks);
   if (!answers.ok()) return answers.status();
   for (size_t i = 0; i < ranks.size(); ++i) {
     auto result = ParseResult((*answers)[i], plan, ranks[i]);
     if (!result.ok()) return result.status();
-    results.push_back(*std::move(result));
+    results->push_back(*std::move(result));
   }
-  return leader->Commit(plan, results, absl::Now());
+  return absl::OkStatus();
+}
+
+absl::Status Start(const EpochRank& rank, const v1::StepPlan& plan) {
+  rank.current_step->store(plan.step(), std::memory_order_relaxed);
+  return rank.owner->Start(plan, rank.layers);
+}
+
+// Where the device computes by itself, the next step is planned and told while it does, and started
+// as soon as this rank has its tokens of the one before. A step that is computed inside Start would
+// hold those tokens up.
+bool PlansAhead(const EpochRank& rank) {
+  return rank.layers->asynchronous() && !rank.replicated &&
+         (rank.num_ranks == 1 || rank.control->TakesPlanAhead());
 }
 
 // The step of a rank that owns no sequences. Only where every rank runs every step is there one.
@@ -88,11 +102,36 @@ std::vector<int> RanksOfPlan(const v1::StepPlan& plan, const EpochRank& rank) {
 
 absl::Status LeadEpoch(const EpochRank& rank, Leader* leader) {
   const kernels::ScopedFlushDenormals flush_denormals;
+  const bool plans_ahead = PlansAhead(rank);
+  const auto keep = [](std::optional<v1::StepPlan> given) {
+    return given.has_value() ? std::make_unique<v1::StepPlan>(*std::move(given)) : nullptr;
+  };
+  std::unique_ptr<v1::StepPlan> plan;  // that was sent and started; the owner holds on to it
   while (!Stopped(rank)) {
-    if (!leader->WaitForWork(kIdlePoll)) continue;
-    const std::optional<v1::StepPlan> plan = leader->NextPlan(absl::Now());
-    if (!plan.has_value()) continue;
-    if (absl::Status status = LeadStep(rank, *plan, leader); !status.ok()) return status;
+    if (plan == nullptr) {
+      if (!leader->WaitForWork(kIdlePoll)) continue;
+      plan = keep(leader->NextPlan(absl::Now()));
+      if (plan == nullptr) continue;
+      if (absl::Status status = SendPlan(rank, *plan); !status.ok()) return status;
+      if (absl::Status status = Start(rank, *plan); !status.ok()) return status;
+    }
+    std::unique_ptr<v1::StepPlan> next;
+    if (plans_ahead) next = keep(leader->PlanAhead());
+    if (next != nullptr) {
+      if (absl::Status status = SendPlan(rank, *next); !status.ok()) return status;
+    }
+    std::vector<v1::StepResult> results;
+    auto own = rank.owner->Finish();
+    if (!own.ok()) return own.status();
+    results.push_back(*std::move(own));
+    if (next != nullptr) {
+      if (absl::Status status = Start(rank, *next); !status.ok()) return status;
+    }
+    if (absl::Status status = ReceiveResults(rank, *plan, &results); !status.ok()) return status;
+    if (absl::Status status = leader->Commit(*plan, results, absl::Now()); !status.ok()) {
+      return status;
+    }
+    plan = std::move(next);
   }
   return absl::AbortedError("the epoch is over");
 }

@@ -190,88 +190,17 @@ void Leader::Remove(std::map<Age, Sequence>::iterator it) {
   live_.erase(key);
 }
 
-std::optional<v1::StepPlan> Leader::NextPlan(absl::Time now) {
-  plan_.reset();
-  age_of_plan_stay_.clear();
-  DrainInbox();
-
-  SchedulerState state;
-  std::vector<std::map<Age, Sequence>::iterator> iterators;  // by the scheduler's id
-  for (auto it = sequences_.begin(); it != sequences_.end(); ++it) {
-    const Sequence& sequence = it->second;
-    (sequence.owner < 0 ? state.waiting : state.running)
-        .push_back({.id = iterators.size(),
-                    .owner = sequence.owner,
-                    .num_tokens = sequence.num_tokens(),
-                    .num_computed = sequence.num_computed,
-                    .num_reserved = sequence.num_reserved});
-    iterators.push_back(it);
-  }
-  const ScheduleDecision decision = Schedule(state, options_.limits);
-
-  for (const uint64_t id : decision.preempted) {
-    LeaveOwner(iterators[id]->second, /*owner_lost=*/false);
-    ++num_preemptions_;
-  }
-  for (const Admission& admission : decision.admitted) {
-    Sequence& sequence = iterators[admission.id]->second;
-    sequence.owner = admission.owner;
-    sequence.stay_id = (epoch_ << 32) + next_stay_++;
-    sequence.admitted = std::min(sequence.admitted, now);
-  }
-  if (!decision.slices.empty()) {
-    plan_.emplace();
-    plan_->set_epoch(epoch_);
-    plan_->set_step(++step_);
-    for (const ScheduledSlice& slice : decision.slices) {
-      AddSlice(slice, iterators[slice.id]->first, iterators[slice.id]->second);
-    }
-  }
-  RecordCall();
-  return plan_;
-}
-
-void Leader::AddSlice(const ScheduledSlice& scheduled, const Age& age, Sequence& sequence) {
-  const bool first_of_owner =
-      plan_->slices().empty() ||
-      plan_->slices(plan_->slices_size() - 1).owner() != static_cast<uint32_t>(scheduled.owner);
-  if (first_of_owner) {
-    for (const uint64_t stay_id : pending_releases_[scheduled.owner]) plan_->add_released(stay_id);
-  }
-  if (!sequence.announced) {
-    v1::NewSequence* added = plan_->add_new_sequences();
-    added->set_sequence_id(sequence.stay_id);
-    added->set_owner(static_cast<uint32_t>(scheduled.owner));
-    added->mutable_prompt_tokens()->Assign(sequence.prompt.begin(), sequence.prompt.end());
-    added->mutable_generated_tokens()->Assign(sequence.generated.begin(), sequence.generated.end());
-    *added->mutable_sampling() = sequence.sampling;
-    if (!sequence.generated.empty()) added->mutable_sampling()->set_num_prompt_logprobs(-1);
-    sequence.num_announced_tokens = sequence.num_tokens();
-  }
-  v1::SequenceSlice* slice = plan_->add_slices();
-  slice->set_sequence_id(sequence.stay_id);
-  slice->set_owner(static_cast<uint32_t>(scheduled.owner));
-  slice->set_start(static_cast<uint32_t>(scheduled.start));
-  slice->set_count(static_cast<uint32_t>(scheduled.count));
-  slice->set_sample(scheduled.sample);
-  if (scheduled.start >= sequence.num_announced_tokens) {
-    slice->set_token(sequence.generated[scheduled.start - sequence.prompt.size()]);
-  }
-  sequence.num_reserved = std::max(sequence.num_reserved, scheduled.start + scheduled.count);
-  age_of_plan_stay_[sequence.stay_id] = age;
-}
-
 absl::Status Leader::CheckResults(
-    absl::Span<const v1::StepResult> results,
+    const OpenPlan& open, absl::Span<const v1::StepResult> results,
     absl::flat_hash_map<uint64_t, const v1::SequenceResult*>* result_of_stay) const {
   for (const v1::StepResult& result : results) {
-    if (result.epoch() != plan_->epoch() || result.step() != plan_->step()) {
+    if (result.epoch() != open.plan.epoch() || result.step() != open.plan.step()) {
       return absl::InternalError(absl::StrFormat(
           "rank %d answers epoch %d step %d to the plan of epoch %d step %d", result.rank(),
-          result.epoch(), result.step(), plan_->epoch(), plan_->step()));
+          result.epoch(), result.step(), open.plan.epoch(), open.plan.step()));
     }
     for (const v1::SequenceResult& sequence_result : result.results()) {
-      if (!age_of_plan_stay_.contains(sequence_result.sequence_id())) {
+      if (!open.age_of_stay.contains(sequence_result.sequence_id())) {
         return absl::InternalError(absl::StrFormat("rank %d answers for sequence %d, not planned",
                                                    result.rank(), sequence_result.sequence_id()));
       }
@@ -281,15 +210,18 @@ absl::Status Leader::CheckResults(
       }
     }
   }
-  for (const v1::SequenceSlice& slice : plan_->slices()) {
+  for (const v1::SequenceSlice& slice : open.plan.slices()) {
     const auto it = result_of_stay->find(slice.sequence_id());
-    absl::Status status = CheckResult(slice, it == result_of_stay->end() ? nullptr : it->second);
+    const auto sequence = sequences_.find(open.age_of_stay.at(slice.sequence_id()));
+    absl::Status status =
+        CheckResult(slice, sequence == sequences_.end() ? nullptr : &sequence->second,
+                    it == result_of_stay->end() ? nullptr : it->second);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
-absl::Status Leader::CheckResult(const v1::SequenceSlice& slice,
+absl::Status Leader::CheckResult(const v1::SequenceSlice& slice, const Sequence* sequence,
                                  const v1::SequenceResult* result) const {
   if (result != nullptr && !result->error().empty()) return absl::OkStatus();
   const bool sampled = result != nullptr && result->sampled();
@@ -302,11 +234,11 @@ absl::Status Leader::CheckResult(const v1::SequenceSlice& slice,
                                                slice.sequence_id(), result->token(),
                                                options_.vocab_size));
   }
-  const Sequence& sequence = sequences_.at(age_of_plan_stay_.at(slice.sequence_id()));
-  if (sequence.sampling.num_prompt_logprobs() >= 0 && sequence.generated.empty()) {
+  if (sequence == nullptr) return absl::OkStatus();
+  if (sequence->sampling.num_prompt_logprobs() >= 0 && sequence->generated.empty()) {
     // Row p gives the log-probability of the prompt token at p + 1.
     const int64_t start = slice.start();
-    const int64_t last_row = static_cast<int64_t>(sequence.prompt.size()) - 1;
+    const int64_t last_row = static_cast<int64_t>(sequence->prompt.size()) - 1;
     const int64_t num_wanted =
         std::max<int64_t>(0, std::min(start + int64_t{slice.count()}, last_row) - start);
     const int64_t num_given = result == nullptr ? 0 : result->prompt_logprobs_size();
@@ -319,13 +251,19 @@ absl::Status Leader::CheckResult(const v1::SequenceSlice& slice,
   return absl::OkStatus();
 }
 
+bool Leader::EndsByLength(const Sequence& sequence, int num_more_tokens) const {
+  return sequence.generated.size() + static_cast<size_t>(num_more_tokens) >=
+             sequence.sampling.max_tokens() ||
+         sequence.num_tokens() + num_more_tokens >= options_.max_context;
+}
+
 std::optional<v1::TokenEvent> Leader::CommitSlice(Sequence& sequence,
                                                   const v1::SequenceSlice& slice,
                                                   const v1::SequenceResult* result,
                                                   absl::Time now) {
   sequence.announced = true;
   sequence.num_computed = static_cast<int>(slice.start() + slice.count());
-  num_prompt_tokens_ += slice.count() - (slice.has_token() ? 1 : 0);
+  num_prompt_tokens_ += slice.count() - (slice.has_token() || slice.follows_draw() ? 1 : 0);
 
   v1::TokenEvent event;
   event.set_request(sequence.request);
@@ -363,8 +301,7 @@ std::optional<v1::TokenEvent> Leader::CommitSlice(Sequence& sequence,
   const auto& stops = sequence.sampling.stop_token_ids();
   if (std::binary_search(stops.begin(), stops.end(), result->token())) {
     event.set_finish(v1::TokenEvent::STOP);
-  } else if (sequence.generated.size() >= sequence.sampling.max_tokens() ||
-             sequence.num_tokens() >= options_.max_context) {
+  } else if (EndsByLength(sequence, 0)) {
     event.set_finish(v1::TokenEvent::LENGTH);
   }
   return event;
@@ -372,19 +309,29 @@ std::optional<v1::TokenEvent> Leader::CommitSlice(Sequence& sequence,
 
 absl::Status Leader::Commit(const v1::StepPlan& plan, absl::Span<const v1::StepResult> results,
                             absl::Time now) {
-  if (!plan_.has_value() || plan.epoch() != plan_->epoch() || plan.step() != plan_->step()) {
+  if (plans_.empty() || plan.epoch() != plans_.front().plan.epoch() ||
+      plan.step() != plans_.front().plan.step()) {
     return absl::InternalError(
         absl::StrFormat("epoch %d step %d is not the step that runs", plan.epoch(), plan.step()));
   }
   absl::flat_hash_map<uint64_t, const v1::SequenceResult*> result_of_stay;
-  if (absl::Status status = CheckResults(results, &result_of_stay); !status.ok()) return status;
+  if (absl::Status status = CheckResults(plans_.front(), results, &result_of_stay); !status.ok()) {
+    return status;
+  }
+  const OpenPlan open = std::move(plans_.front());
+  plans_.pop_front();
 
-  // Releases that this plan carried. What is added below belongs to a later plan.
-  for (const v1::SequenceSlice& slice : plan_->slices()) pending_releases_[slice.owner()].clear();
+  // What is added below belongs to a later plan.
+  const absl::flat_hash_set<uint64_t> released(open.plan.released().begin(),
+                                               open.plan.released().end());
+  for (std::vector<uint64_t>& pending : pending_releases_) {
+    std::erase_if(pending, [&](uint64_t stay_id) { return released.contains(stay_id); });
+  }
 
   std::map<uint64_t, v1::StepEvents> events_of_client;
-  for (const v1::SequenceSlice& slice : plan_->slices()) {
-    const auto it = sequences_.find(age_of_plan_stay_.at(slice.sequence_id()));
+  for (const v1::SequenceSlice& slice : open.plan.slices()) {
+    const auto it = sequences_.find(open.age_of_stay.at(slice.sequence_id()));
+    if (it == sequences_.end()) continue;  // it ended in the step before
     const auto result = result_of_stay.find(slice.sequence_id());
     std::optional<v1::TokenEvent> event = CommitSlice(
         it->second, slice, result == result_of_stay.end() ? nullptr : result->second, now);
@@ -393,14 +340,10 @@ absl::Status Leader::Commit(const v1::StepPlan& plan, absl::Span<const v1::StepR
     *events_of_client[it->second.client].add_events() = *std::move(event);
     if (finished) Remove(it);
   }
-  const uint64_t epoch = plan_->epoch();
-  const uint64_t step = plan_->step();
-  plan_.reset();
-  age_of_plan_stay_.clear();
   RecordCall();
   for (auto& [client, events] : events_of_client) {
-    events.set_epoch(epoch);
-    events.set_step(step);
+    events.set_epoch(open.plan.epoch());
+    events.set_step(open.plan.step());
     sink_->OnEvents(client, std::move(events));
   }
   return absl::OkStatus();
@@ -409,8 +352,7 @@ absl::Status Leader::Commit(const v1::StepPlan& plan, absl::Span<const v1::StepR
 void Leader::OnEpochChanged(uint64_t epoch, absl::Span<const int> lost_owners) {
   epoch_ = epoch;
   step_ = 0;
-  plan_.reset();
-  age_of_plan_stay_.clear();
+  plans_.clear();
   for (const int owner : lost_owners) {
     if (owner < 0 || owner >= options_.limits.num_owners) continue;
     pending_releases_[owner].clear();

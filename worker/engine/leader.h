@@ -1,10 +1,12 @@
 // The bookkeeping of requests on rank 0: requests come in, step plans go out, results come back,
 // token events go to the clients.
 //
-// The engine thread repeats: WaitForWork, NextPlan, (all ranks compute), Commit. When an epoch ends
-// in between, the plan is dropped, and after OnEpochChanged the sequences go on from the last
-// committed step: those whose owner kept its KV cache at once, the others by recomputation. A
-// sampled token depends on the sequence alone, so the repeated step draws the same tokens.
+// The engine thread repeats: WaitForWork, NextPlan, (all ranks compute), Commit. While they
+// compute, PlanAhead may already give the step after, which then is committed in its turn. When an
+// epoch ends in between, the plans are dropped, and after OnEpochChanged the sequences go on from
+// the last committed step: those whose owner kept its KV cache at once, the others by
+// recomputation. A sampled token depends on the sequence alone, so the repeated step draws the same
+// tokens.
 //
 // Sequence ids on the wire name one stay of a sequence on one owner and are never reused: a
 // sequence that was preempted or lost its owner gets a new one. So releases can't hit a later stay.
@@ -91,7 +93,7 @@ class Leader {
   // Returns HasWork() as soon as that is true, Wake was called, or `timeout` is over.
   bool WaitForWork(absl::Duration timeout);
 
-  // The next step, or nothing if there is nothing to compute. REQUIRES: the plan before it was
+  // The next step, or nothing if there is nothing to compute. REQUIRES: all plans before it were
   // committed, or OnEpochChanged was called since.
   // In a plan:
   //   released       only of owners that have slices in it: their KV is needed no sooner
@@ -99,7 +101,15 @@ class Leader {
   //                  commit; they replace what the owner has
   std::optional<v1::StepPlan> NextPlan(absl::Time now);
 
-  // Applies the results of the plan that NextPlan returned last: tokens, ends, events. A slice has
+  // The step after the only one that is not committed, before its results are there: a row for each
+  // sequence that goes on whatever it draws, whose owner knows the token. Nothing where that step's
+  // results or what waits may change what the next one should hold: prompts in chunks, KV blocks
+  // that run out, a request that could join. A sequence that a token ends takes part once more for
+  // nothing, which Commit leaves out. REQUIRES: attention is not replicated, since only the ranks
+  // that draw know the tokens.
+  std::optional<v1::StepPlan> PlanAhead();
+
+  // Applies the results of the oldest plan that is not committed: tokens, ends, events. A slice has
   // exactly one result with a token or an error if it samples, and at most one otherwise.
   // Internal, with nothing applied, for results that can't be; the epoch must then end.
   absl::Status Commit(const v1::StepPlan& plan, absl::Span<const v1::StepResult> results,
@@ -145,21 +155,34 @@ class Leader {
     uint64_t client;
   };
   using InboxEvent = std::variant<SubmitEvent, CancelEvent, ClientGoneEvent>;
+  // A plan that was given out and is not committed.
+  struct OpenPlan {
+    v1::StepPlan plan;
+    absl::flat_hash_map<uint64_t, Age> age_of_stay;  // of its slices
+  };
   using RequestKey = std::pair<uint64_t, uint64_t>;  // client, request
 
   Leader(LeaderOptions options, uint64_t epoch, EventSink* sink);
 
   void DrainInbox();
   void Accept(SubmitEvent event);
-  // Adds a slice to plan_, with what its owner has to know before.
+  // Begins plans_.back(), the next step.
+  OpenPlan& OpenNext();
+  // Adds a slice to plans_.back(), with what its owner has to know before.
   void AddSlice(const ScheduledSlice& scheduled, const Age& age, Sequence& sequence);
+  // What PlanAhead plans; empty for nothing.
+  std::vector<std::pair<ScheduledSlice, Age>> SlicesAhead() const;
   absl::Status CheckResults(
-      absl::Span<const v1::StepResult> results,
+      const OpenPlan& open, absl::Span<const v1::StepResult> results,
       absl::flat_hash_map<uint64_t, const v1::SequenceResult*>* result_of_stay) const;
-  absl::Status CheckResult(const v1::SequenceSlice& slice, const v1::SequenceResult* result) const;
+  // `sequence` is null where it ended after the plan was made.
+  absl::Status CheckResult(const v1::SequenceSlice& slice, const Sequence* sequence,
+                           const v1::SequenceResult* result) const;
   // Applies one slice's result and returns the event that it gives, if any.
   std::optional<v1::TokenEvent> CommitSlice(Sequence& sequence, const v1::SequenceSlice& slice,
                                             const v1::SequenceResult* result, absl::Time now);
+  // Whether the token after these ends the sequence, whatever it is.
+  bool EndsByLength(const Sequence& sequence, int num_more_tokens) const;
   // Takes the sequence from its owner; its KV cache is forgotten.
   void LeaveOwner(Sequence& sequence, bool owner_lost);
   void Remove(std::map<Age, Sequence>::iterator it);
@@ -180,8 +203,7 @@ class Leader {
   absl::flat_hash_map<RequestKey, Age> age_of_request_;
   // Stays that ended on each owner and whose release no committed plan carried. [num_owners]
   std::vector<std::vector<uint64_t>> pending_releases_;
-  std::optional<v1::StepPlan> plan_;                     // given out, not committed
-  absl::flat_hash_map<uint64_t, Age> age_of_plan_stay_;  // the slices of plan_
+  std::deque<OpenPlan> plans_;  // oldest first; at most two
   uint64_t num_preemptions_ = 0;
   uint64_t num_prompt_tokens_ = 0;
   uint64_t num_generated_tokens_ = 0;

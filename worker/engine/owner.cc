@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "worker/engine/sampler.h"
@@ -73,8 +74,30 @@ void Owner::ApplySequences(const v1::StepPlan& plan) {
     sequence.tokens.insert(sequence.tokens.end(), added.generated_tokens().begin(),
                            added.generated_tokens().end());
     sequence.num_prompt_tokens = added.prompt_tokens_size();
+    sequence.num_announced_tokens = sequence.tokens.size();
+    sequence.drawn.reset();
     sequence.sampling = added.sampling();
   }
+}
+
+absl::Status Owner::TakeTokens(const v1::SequenceSlice& slice, Sequence* sequence) {
+  std::vector<int32_t>& tokens = sequence->tokens;
+  const size_t start = slice.start();
+  if (slice.follows_draw()) {
+    if (slice.count() != 1 || start != tokens.size() || !sequence->drawn.has_value()) {
+      return absl::InternalError(absl::StrFormat(
+          "position %d follows no draw: the sequence has %d tokens", start, tokens.size()));
+    }
+    tokens.push_back(*sequence->drawn);
+  } else if (slice.has_token() && start <= tokens.size()) {
+    tokens.resize(start);
+    tokens.push_back(slice.token());
+  } else if (start + slice.count() <= sequence->num_announced_tokens) {
+    // A step that did not commit may have drawn more: that is drawn again.
+    tokens.resize(sequence->num_announced_tokens);
+  }
+  sequence->drawn.reset();
+  return absl::OkStatus();
 }
 
 absl::Status Owner::GatherRows(const v1::StepPlan& plan) {
@@ -91,9 +114,9 @@ absl::Status Owner::GatherRows(const v1::StepPlan& plan) {
                           slice.sequence_id()));
     }
     Sequence& sequence = it->second;
-    if (slice.has_token() && slice.start() <= sequence.tokens.size()) {
-      sequence.tokens.resize(slice.start());
-      sequence.tokens.push_back(slice.token());
+    if (absl::Status status = TakeTokens(slice, &sequence); !status.ok()) {
+      return absl::InternalError(absl::StrFormat("step %d, sequence %d: %s", plan.step(),
+                                                 slice.sequence_id(), status.message()));
     }
     const uint64_t end = uint64_t{slice.start()} + slice.count();
     if (slice.count() == 0 || end > sequence.tokens.size()) {
@@ -213,34 +236,53 @@ absl::Status Owner::Draw(v1::StepResult* result) {
   });
 }
 
-absl::StatusOr<v1::StepResult> Owner::RunStep(const v1::StepPlan& plan, model::LayerLoop* layers) {
-  v1::StepResult result;
-  result.set_epoch(plan.epoch());
-  result.set_step(plan.step());
-  result.set_rank(options_.rank);
+absl::Status Owner::Start(const v1::StepPlan& plan, model::LayerLoop* layers) {
+  has_rows_ = false;
+  result_.Clear();
+  result_.set_epoch(plan.epoch());
+  result_.set_step(plan.step());
+  result_.set_rank(options_.rank);
   ApplySequences(plan);
   if (absl::Status status = GatherRows(plan); !status.ok()) return status;
   const auto outline = OutlineOf(plan, options_.num_ranks, options_.replicated);
   if (!outline.ok()) return outline.status();
-  if (tokens_.empty() && !layers->collective()) return result;
+  if (tokens_.empty() && !layers->collective()) return absl::OkStatus();
   // A step of no rank has no layers either: it only brings or releases sequences.
-  if (plan.slices().empty()) return result;
+  if (plan.slices().empty()) return absl::OkStatus();
   if (absl::Status status = decoder_->Begin(rows_, tokens_); !status.ok()) {
     return absl::IsInvalidArgument(status) ? absl::InternalError(status.message()) : status;
   }
-  if (absl::Status status = layers->Run(*outline); !status.ok()) return status;
+  has_rows_ = true;
+  return layers->Run(*outline);
+}
+
+absl::StatusOr<v1::StepResult> Owner::Finish() {
+  v1::StepResult result = std::move(result_);
+  if (!std::exchange(has_rows_, false)) return result;
   for (const v1::SequenceSlice* slice : my_slices_) {
     if (options_.samples) result.add_results()->set_sequence_id(slice->sequence_id());
   }
   if (absl::Status status = Draw(&result); !status.ok()) return status;
   // Only now is it known that the rows were computed.
-  for (const v1::SequenceSlice* slice : my_slices_) {
-    const Sequence& sequence = sequences_.at(slice->sequence_id());
+  for (size_t i = 0; i < my_slices_.size(); ++i) {
+    const v1::SequenceSlice& slice = *my_slices_[i];
+    Sequence& sequence = sequences_.at(slice.sequence_id());
     blocks_->Commit(
-        slice->sequence_id(),
-        absl::MakeConstSpan(sequence.tokens).first(size_t{slice->start()} + slice->count()));
+        slice.sequence_id(),
+        absl::MakeConstSpan(sequence.tokens).first(size_t{slice.start()} + slice.count()));
+    // A sequence that could not be drawn from ends; what a plan ahead computes for it is for
+    // nothing.
+    if (slice.sample() && options_.samples) {
+      const v1::SequenceResult& drawn = result.results(static_cast<int>(i));
+      sequence.drawn = drawn.sampled() ? drawn.token() : sequence.tokens.back();
+    }
   }
   return result;
+}
+
+absl::StatusOr<v1::StepResult> Owner::RunStep(const v1::StepPlan& plan, model::LayerLoop* layers) {
+  if (absl::Status status = Start(plan, layers); !status.ok()) return status;
+  return Finish();
 }
 
 }  // namespace moe::engine

@@ -9,6 +9,7 @@
 #define MOE_WORKER_ENGINE_OWNER_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -50,6 +51,13 @@ class Owner {
   // gets an error in its result and harms no other.
   absl::StatusOr<v1::StepResult> RunStep(const v1::StepPlan& plan, model::LayerLoop* layers);
 
+  // RunStep in two parts, for a device that computes meanwhile: Start returns when all layers are
+  // enqueued, or computed by layers that enqueue nothing; Finish waits for the step and draws.
+  // `plan` and `layers` must outlive Finish. A step that was started and not finished, because its
+  // epoch ended, is forgotten by the next Start.
+  absl::Status Start(const v1::StepPlan& plan, model::LayerLoop* layers);
+  absl::StatusOr<v1::StepResult> Finish();
+
   // Forgets all sequences and their KV cache.
   void DropAll();
 
@@ -57,6 +65,8 @@ class Owner {
   struct Sequence {
     std::vector<int32_t> tokens;  // prompt, then generated
     int num_prompt_tokens = 0;
+    size_t num_announced_tokens = 0;  // that came with the NewSequence
+    std::optional<int32_t> drawn;     // what follows `tokens`, by the last step that computed it
     v1::SamplingParams sampling;
   };
   // A row whose logits are wanted.
@@ -71,6 +81,8 @@ class Owner {
   }
   void ApplySequences(const v1::StepPlan& plan);
   absl::Status GatherRows(const v1::StepPlan& plan);
+  // Brings the sequence's tokens up to what `slice` computes.
+  static absl::Status TakeTokens(const v1::SequenceSlice& slice, Sequence* sequence);
   model::LogitRequest RequestFor(const LogitRow& logit_row) const;
   absl::Status Draw(v1::StepResult* result);
   // What the decoder answered with logits, and what it drew itself.
@@ -87,6 +99,8 @@ class Owner {
   absl::flat_hash_map<uint64_t, Sequence> sequences_;
 
   // Of the current step.
+  v1::StepResult result_;  // without results yet
+  bool has_rows_ = false;  // there is something to finish
   std::vector<const v1::SequenceSlice*> my_slices_;
   std::vector<kernels::AttentionSlice> rows_;
   std::vector<int32_t> tokens_;

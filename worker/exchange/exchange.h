@@ -103,6 +103,10 @@ class ControlChannel {
   virtual absl::Status SendPlan(uint64_t step, std::string_view plan,
                                 absl::Span<const int> ranks) = 0;
 
+  // Whether one more plan may be sent before the results of the one before it were received. The
+  // others get it with the ReceivePlan that follows their result.
+  virtual bool TakesPlanAhead() const { return false; }
+
   struct ReceivedPlan {
     uint64_t step = 0;
     std::string plan;
@@ -115,8 +119,8 @@ class ControlChannel {
   // Other ranks: the outcome of the step, to the leader.
   virtual absl::Status SendResult(uint64_t step, std::string_view result) = 0;
 
-  // Leader: the results of `ranks` (none of them 0) for the current step, in that order; serves
-  // experts meanwhile. DeadlineExceeded as in Combine.
+  // Leader: the results of `ranks` (none of them 0) for the oldest step whose results were not
+  // received yet, in that order; serves experts meanwhile. DeadlineExceeded as in Combine.
   virtual absl::StatusOr<std::vector<std::string>> ReceiveResults(uint64_t step,
                                                                   absl::Span<const int> ranks) = 0;
 };

@@ -36,8 +36,10 @@ inline std::string RankName(int rank) { return absl::StrCat("rank ", rank); }
 // Threads: Abort, aborted, AbortedStatus and suspect from any; all else from the engine thread.
 class RankEpoch {
  public:
-  // `shape` must outlive this.
-  RankEpoch(const GroupShape& shape, int rank) : shape_(shape), rank_(rank) {}
+  // `shape` must outlive this. plans_ahead: rank 0 may send one plan before the results of the
+  // last.
+  RankEpoch(const GroupShape& shape, int rank, bool plans_ahead = false)
+      : shape_(shape), rank_(rank), plans_ahead_(plans_ahead) {}
 
   bool is_owner() const { return shape_.replicated || rank_ < shape_.num_attention_ranks; }
 
@@ -76,6 +78,7 @@ class RankEpoch {
   absl::Status CheckSendResult(uint64_t step, std::string_view result) const;
   void ResultSent() { result_due_ = false; }
   absl::Status CheckReceiveResults(uint64_t step) const;
+  bool plans_ahead() const { return plans_ahead_; }
 
   absl::Status CheckDispatch(uint64_t step, int layer, int num_rows,
                              const int32_t* expert_ids) const;
@@ -100,6 +103,7 @@ class RankEpoch {
 
   const GroupShape& shape_;
   const int rank_;
+  const bool plans_ahead_;
   Phase phase_ = Phase::kNew;
   absl::Status failure_;  // the first error that ended the epoch for this rank
 

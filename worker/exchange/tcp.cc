@@ -1,6 +1,7 @@
 // Making Tcp groups, and their control channel: plans and results. The layers are in tcp_layers.cc.
 #include "worker/exchange/tcp.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -58,27 +59,28 @@ absl::StatusOr<std::unique_ptr<TcpGroup>> TcpGroup::Open(std::string_view bootst
 
 absl::Status TcpRank::SendPlan(uint64_t step, std::string_view plan, absl::Span<const int> ranks) {
   if (absl::Status status = state_.CheckSendPlan(step, plan, ranks); !status.ok()) return status;
-  // The engine sends a plan when it has the results of the step before. Checked, because the plan
-  // before may still be under way to a rank that has not answered.
+  // The engine sends a plan when it has the results of the step before, or of the one before that.
+  // Checked, because that plan may still be under way to a rank that has not answered.
   for (int rank = 1; rank < shape_.num_ranks; ++rank) {
-    if (peers_[rank].owes_result) {
+    for (const DueResult& result : peers_[rank].results) {
+      if (!result.is_due || (state_.plans_ahead() && result.step + 1 == step)) continue;
       return absl::FailedPreconditionError(
-          absl::StrCat(RankName(rank), " has not answered the plan of step ", state_.plan_step()));
+          absl::StrCat(RankName(rank), " has not answered the plan of step ", result.step));
     }
   }
 
-  plan_text_.assign(plan.data(), plan.size());
+  std::string& text = sent_[SlotOf(step)];
+  text.assign(plan.data(), plan.size());
   state_.BeginStep(step);
   latest_step_ = step;
   FrameHeader header = MakeFrame(FrameType::kPlan, epoch_, step);
-  header.num_bytes = plan_text_.size();
+  header.num_bytes = text.size();
   ranges_.Clear();
-  ranges_.Add(plan_text_.data(), plan_text_.size());
+  ranges_.Add(text.data(), text.size());
   const auto send = [&](int rank) -> absl::Status {
-    Peer& peer = peers_[rank];
-    if (rank == 0 || peer.owes_result) return absl::OkStatus();
-    peer.owes_result = true;
-    peer.has_result = false;
+    DueResult& result = ResultOf(rank, step);
+    if (rank == 0 || result.is_due) return absl::OkStatus();
+    result = {.step = step, .is_due = true};
     return Send(rank, header, ranges_.ranges());
   };
   for (int rank = 1; shape_.replicated && rank < shape_.num_ranks; ++rank) {
@@ -94,7 +96,8 @@ absl::Status TcpRank::BeginPlan() {
   Connection& leader = *peers_[0].connection;
   const FrameHeader& header = leader.header();
   if (!state_.is_ready() && !may_start_) return Unexpected(header, "while ranks join");
-  if (plan_arrived_ || state_.result_due() || leader.HasUnsent(FrameType::kResult)) {
+  const bool owes_result = state_.result_due() || leader.HasUnsent(FrameType::kResult);
+  if (plan_arrived_ || (owes_result && !state_.plans_ahead())) {
     return Unexpected(header, absl::StrCat("before the result of step ", latest_step_));
   }
   if (header.step < latest_step_ || (state_.has_plan() && header.step <= state_.plan_step())) {
@@ -121,25 +124,30 @@ absl::StatusOr<ControlChannel::ReceivedPlan> TcpRank::ReceivePlan() {
 absl::Status TcpRank::SendResult(uint64_t step, std::string_view result) {
   if (absl::Status status = state_.CheckSendResult(step, result); !status.ok()) return status;
   state_.ResultSent();
-  result_text_.assign(result.data(), result.size());
+  // The last result may be under way still.
+  std::string& text = sent_[SlotOf(step)];
+  text.assign(result.data(), result.size());
   FrameHeader header = MakeFrame(FrameType::kResult, epoch_, step);
-  header.num_bytes = result_text_.size();
+  header.num_bytes = text.size();
   ranges_.Clear();
-  ranges_.Add(result_text_.data(), result_text_.size());
+  ranges_.Add(text.data(), text.size());
   absl::Status status = Send(0, header, ranges_.ranges());
   return status.ok() ? status : state_.Fail(std::move(status));
 }
 
 absl::Status TcpRank::BeginResult(int rank) {
-  Peer& peer = peers_[rank];
-  const FrameHeader& header = peer.connection->header();
-  if (rank_ != 0 || !peer.owes_result || peer.has_result || header.step != state_.plan_step() ||
-      peer.connection->HasUnsent(FrameType::kPlan)) {
+  Connection& connection = *peers_[rank].connection;
+  const FrameHeader& header = connection.header();
+  DueResult& result = ResultOf(rank, header.step);
+  // The plan ahead may be unsent as long as it is not the one that is answered.
+  const bool is_unsent =
+      header.step == state_.plan_step() && connection.HasUnsent(FrameType::kPlan);
+  if (rank_ != 0 || !result.is_due || result.has_come || header.step != result.step || is_unsent) {
     return Unexpected(header, "which it was not asked for");
   }
-  peer.result.resize(header.num_bytes);
-  const iovec body{.iov_base = peer.result.data(), .iov_len = peer.result.size()};
-  peer.connection->SetBody({&body, header.num_bytes > 0 ? size_t{1} : size_t{0}});
+  result.text.resize(header.num_bytes);
+  const iovec body{.iov_base = result.text.data(), .iov_len = result.text.size()};
+  connection.SetBody({&body, header.num_bytes > 0 ? size_t{1} : size_t{0}});
   return absl::OkStatus();
 }
 
@@ -147,29 +155,30 @@ absl::StatusOr<std::vector<std::string>> TcpRank::ReceiveResults(uint64_t step,
                                                                  absl::Span<const int> ranks) {
   if (absl::Status status = state_.CheckReceiveResults(step); !status.ok()) return status;
   for (const int rank : ranks) {
-    if (rank < 1 || rank >= shape_.num_ranks || !peers_[rank].owes_result) {
+    if (rank < 1 || rank >= shape_.num_ranks || !ResultOf(rank, step).is_due ||
+        ResultOf(rank, step).step != step) {
       return absl::InvalidArgumentError(
           absl::StrCat("the plan of step ", step, " does not name rank ", rank));
     }
   }
-  const auto first_missing = [&] {
-    for (const int rank : ranks) {
-      if (!peers_[rank].has_result) return rank;
-    }
-    return -1;
+  awaited_step_ = step;
+  const auto all_have_come = [&] {
+    const auto missing = std::find_if(ranks.begin(), ranks.end(),
+                                      [&](int rank) { return !ResultOf(rank, step).has_come; });
+    awaited_result_ = missing == ranks.end() ? -1 : *missing;
+    return awaited_result_ < 0;
   };
-  absl::Status status =
-      WaitServing([&] { return first_missing() < 0; }, After(options_.step_deadline), nullptr);
+  absl::Status status = WaitServing(all_have_come, After(options_.step_deadline), nullptr);
   if (absl::IsDeadlineExceeded(status)) {
-    status = state_.DeadlineMissed(first_missing(),
+    status = state_.DeadlineMissed(awaited_result_,
                                    absl::StrCat("did not send its result of step ", step));
   }
+  awaited_result_ = -1;
   if (!status.ok()) return state_.Fail(std::move(status));
   std::vector<std::string> results;
   results.reserve(ranks.size());
   for (const int rank : ranks) {
-    peers_[rank].owes_result = false;
-    results.push_back(std::exchange(peers_[rank].result, {}));
+    results.push_back(std::exchange(ResultOf(rank, step), {}).text);
   }
   return results;
 }

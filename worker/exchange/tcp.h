@@ -51,9 +51,9 @@ struct LastWords {
 
 // Another rank as its connection shows it.
 struct PeerState {
-  bool is_gone = false;            // the connection has ended
-  bool has_answered = false;       // its result waits to be received
-  std::optional<LastWords> words;  // it has said that it ends the epoch, or is late
+  bool is_gone = false;                        // the connection has ended
+  std::optional<uint64_t> answered_step = {};  // its result of this step waits to be received
+  std::optional<LastWords> words = {};         // it has said that it ends the epoch, or is late
 };
 
 class TcpGroup : public EpochExchange {

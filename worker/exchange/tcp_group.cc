@@ -47,7 +47,7 @@ TcpRank::TcpRank(const GroupShape& shape, uint64_t epoch, int rank, const Bytes3
       handshake_(secret, shape),
       inbox_(std::move(inbox)),
       epoll_(std::move(epoll)),
-      state_(shape_, rank),
+      state_(shape_, rank, /*plans_ahead=*/experts == nullptr && !shape.replicated),
       peers_(shape.num_ranks),
       router_(shape) {
   if (!state_.is_owner()) return;
@@ -212,7 +212,7 @@ absl::Status TcpRank::EndFrame(int rank) {
       latest_step_ = header.step;
       return absl::OkStatus();
     case FrameType::kResult:
-      peer.has_result = true;
+      ResultOf(rank, header.step).has_come = true;
       return absl::OkStatus();
     case FrameType::kDispatch:
       return Serve(rank);

@@ -6,12 +6,14 @@
 //
 // Memory that frames are sent from stays unchanged until they are sent, because the other end has
 // to answer first: rows and pair lists of a layer until all its outputs are there, outputs until
-// their owner's next layer, a plan until its results, a result until the next plan.
+// their owner's next layer, a plan until its results, a result until a plan that the leader makes
+// with it: where plans are sent ahead, that of the step after the next.
 //
 // Tested as tcp.h says.
 #ifndef MOE_WORKER_EXCHANGE_TCP_GROUP_H_
 #define MOE_WORKER_EXCHANGE_TCP_GROUP_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -54,6 +56,8 @@ class TcpRank final : public TcpGroup {
   void Abort(std::string_view reason) override;
 
   absl::Status SendPlan(uint64_t step, std::string_view plan, absl::Span<const int> ranks) override;
+  // Where no rows travel: with rows, an owner's work would come before the plan that it is of.
+  bool TakesPlanAhead() const override { return state_.plans_ahead(); }
   absl::StatusOr<ReceivedPlan> ReceivePlan() override;
   absl::Status SendResult(uint64_t step, std::string_view result) override;
   absl::StatusOr<std::vector<std::string>> ReceiveResults(uint64_t step,
@@ -64,6 +68,13 @@ class TcpRank final : public TcpGroup {
   void HangUp() override;
 
  private:
+  // What a rank has to answer to the plan of a step, and the answer.
+  struct DueResult {
+    uint64_t step = 0;
+    bool is_due = false;
+    bool has_come = false;
+    std::string text = {};
+  };
   // Another rank, and what is under way with it.
   struct Peer {
     std::unique_ptr<Dialer> dialer;          // until it is connected
@@ -86,10 +97,7 @@ class TcpRank final : public TcpGroup {
     std::vector<WirePair> pairs;
     bool is_asked = false;  // and has not answered
 
-    // The control channel, rank 0: whether it has to answer the current plan, and the answer.
-    bool owes_result = false;
-    std::string result;
-    bool has_result = false;
+    std::array<DueResult, 2> results;  // the control channel, rank 0: by the parity of the step
   };
 
   TcpRank(const GroupShape& shape, uint64_t epoch, int rank, const Bytes32& secret,
@@ -132,6 +140,8 @@ class TcpRank final : public TcpGroup {
   // ---- Control channel (tcp.cc)
   absl::Status BeginPlan();
   absl::Status BeginResult(int rank);
+  static size_t SlotOf(uint64_t step) { return step % 2; }
+  DueResult& ResultOf(int rank, uint64_t step) { return peers_[rank].results[SlotOf(step)]; }
 
   // ---- Last words (tcp_last_words.cc)
   absl::Status HearLastWords(int rank);
@@ -179,10 +189,12 @@ class TcpRank final : public TcpGroup {
   std::vector<RoutedRow> serving_;  // scratch
   IoList ranges_;                   // scratch
 
-  uint64_t latest_step_ = 0;   // the highest that a plan or an owner named
-  bool plan_arrived_ = false;  // others: plan_text_ is whole, and not yet returned
-  std::string plan_text_;      // leader: as sent; others: as it comes in
-  std::string result_text_;    // as sent
+  uint64_t latest_step_ = 0;         // the highest that a plan or an owner named
+  bool plan_arrived_ = false;        // others: the plan is whole, and not yet returned
+  std::string plan_text_;            // others: as it comes in
+  std::array<std::string, 2> sent_;  // plans of the leader, results of others; by SlotOf(step)
+  int awaited_result_ = -1;          // leader: the rank whose result is waited for
+  uint64_t awaited_step_ = 0;        // of that result
 
   ExchangeCounters counters_;
 };

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "worker/exchange/tcp_group.h"
@@ -28,9 +30,19 @@ PeerState TcpRank::Peek(int rank) const {
   state.is_gone = poll(&end, 1, 0) > 0;
   // Unread frames before it hide it from here; then the engine thread, which reads them, hears it.
   FrameHeader header;
-  const ssize_t n = recv(connection->fd(), &header, sizeof(header), MSG_PEEK | MSG_DONTWAIT);
-  if (n != sizeof(header) || !CheckFrame(shape_, epoch_, header).ok()) return state;
-  state.has_answered = header.type == FrameType::kResult;
+  const auto peek = [&](void* to, size_t num_bytes) {
+    return recv(connection->fd(), to, num_bytes, MSG_PEEK | MSG_DONTWAIT) ==
+           static_cast<ssize_t>(num_bytes);
+  };
+  if (!peek(&header, sizeof(header)) || !CheckFrame(shape_, epoch_, header).ok()) return state;
+  if (header.type == FrameType::kPlan && rank == 0) {
+    // The plan ahead waits until this rank has ended its step; what matters here comes behind it.
+    std::string plan(sizeof(header) + header.num_bytes + sizeof(header), '\0');
+    if (!peek(plan.data(), plan.size())) return state;
+    std::memcpy(&header, plan.data() + plan.size() - sizeof(header), sizeof(header));
+    if (!CheckFrame(shape_, epoch_, header).ok()) return state;
+  }
+  if (header.type == FrameType::kResult) state.answered_step = header.step;
   if (header.type == FrameType::kLastWords) state.words = WordsOf(header);
   return state;
 }
@@ -58,6 +70,13 @@ void TcpRank::HangUp() {
 
 absl::Status TcpRank::HearLastWords(int rank) {
   const LastWords words = WordsOf(peers_[rank].connection->header());
+  if (words.is_late && awaited_result_ >= 0 && awaited_step_ < words.at.step) {
+    // It waits in the step that was planned ahead; who has not even ended the one before is later.
+    state_.Suspect(awaited_result_);
+    return absl::UnavailableError(
+        absl::StrCat(RankName(awaited_result_), " did not send its result of step ", awaited_step_,
+                     ", while ", RankName(rank), " waits in step ", words.at.step));
+  }
   if (words.is_late) {
     // This rank waits for nothing but it.
     state_.Suspect(rank);

@@ -103,6 +103,9 @@ class LayerLoop {
   // its experts, inside its control channel.
   virtual bool collective() const = 0;
 
+  // Whether Run returns before the step is computed, which Decoder::Finish then waits for.
+  virtual bool asynchronous() const = 0;
+
   // Runs all layers of the step that this rank's decoder has begun, or this rank's experts alone.
   // Internal for an outline that is not the begun step's; Aborted or DeadlineExceeded from the
   // exchange.

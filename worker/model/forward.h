@@ -129,6 +129,7 @@ class HostLayerLoop : public LayerLoop {
       : decoder_(decoder), exchange_(exchange), times_(times) {}
 
   bool collective() const override { return false; }
+  bool asynchronous() const override { return false; }
   absl::Status Run(const StepOutline& outline) override;
 
  private:

@@ -44,10 +44,20 @@ absl::Status FakeOwners::RunSlice(const v1::SequenceSlice& slice, Owner& owner,
   Sequence& sequence = it->second;
   const size_t start = slice.start();
   const size_t end = start + slice.count();
-  if (slice.has_token()) {
+  const std::optional<int32_t> drawn = std::exchange(sequence.drawn, std::nullopt);
+  if (slice.follows_draw()) {
+    if (slice.has_token() || slice.count() != 1 || !drawn.has_value() ||
+        start != sequence.tokens.size()) {
+      return absl::InternalError("a slice that follows no draw");
+    }
+    sequence.tokens.push_back(*drawn);
+  } else if (slice.has_token()) {
     if (start > sequence.tokens.size()) return absl::InternalError("a gap before the token");
     sequence.tokens.resize(start);
     sequence.tokens.push_back(slice.token());
+  } else if (end <= sequence.num_announced) {
+    // What was drawn after them is drawn again.
+    sequence.tokens.resize(sequence.num_announced);
   }
   if (slice.count() == 0 || end > sequence.tokens.size()) {
     return absl::InternalError("a slice past the known tokens");
@@ -69,6 +79,7 @@ absl::Status FakeOwners::RunSlice(const v1::SequenceSlice& slice, Owner& owner,
     if (end != sequence.tokens.size()) return absl::InternalError("a draw before the end");
     result->set_sampled(true);
     result->set_token(FakeNextToken(sequence.tokens, vocab_size_));
+    sequence.drawn = result->token();
   }
   return absl::OkStatus();
 }
@@ -99,6 +110,7 @@ absl::StatusOr<std::vector<v1::StepResult>> FakeOwners::Run(const v1::StepPlan& 
     sequence.tokens.insert(sequence.tokens.end(), added.generated_tokens().begin(),
                            added.generated_tokens().end());
     sequence.num_prompt = static_cast<size_t>(added.prompt_tokens_size());
+    sequence.num_announced = sequence.tokens.size();
     sequence.num_prompt_logprobs = added.sampling().num_prompt_logprobs();
   }
   for (const v1::SequenceSlice& slice : plan.slices()) {

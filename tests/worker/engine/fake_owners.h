@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,8 @@ class FakeOwners {
   struct Sequence {
     std::vector<int32_t> tokens;
     size_t num_prompt = 0;
+    size_t num_announced = 0;
+    std::optional<int32_t> drawn;  // after `tokens`, by the last slice
     int num_prompt_logprobs = -1;
     size_t num_computed = 0;
   };

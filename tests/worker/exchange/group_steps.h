@@ -17,11 +17,12 @@
 
 namespace moe::exchange {
 
-// Over TCP on the loopback device, each rank with a listener of its own, as processes have.
+// Over TCP on the loopback device, each rank with a listener of its own, as processes have. Without
+// experts it is the control channel of another exchange.
 struct TcpThreadGroup : RankThreads {
   explicit TcpThreadGroup(const GroupShape& group_shape,
                           absl::Duration step_deadline = absl::Minutes(2),
-                          absl::Duration join_deadline = absl::Minutes(2))
+                          absl::Duration join_deadline = absl::Minutes(2), bool has_experts = true)
       : RankThreads(group_shape) {
     TcpOptions options{.step_deadline = step_deadline, .join_deadline = join_deadline};
     for (int rank = 0; rank < shape.num_ranks; ++rank) {
@@ -32,9 +33,9 @@ struct TcpThreadGroup : RankThreads {
     }
     for (int rank = 0; rank < shape.num_ranks; ++rank) {
       options.listener = listeners[rank].get();
-      auto group = rank == 0 ? TcpGroup::Create(shape, /*epoch=*/7, experts[0].get(), options)
-                             : TcpGroup::Open(ranks[0]->bootstrap(), shape, 7, rank,
-                                              experts[rank].get(), options);
+      LocalExperts* const own = has_experts ? experts[rank].get() : nullptr;
+      auto group = rank == 0 ? TcpGroup::Create(shape, /*epoch=*/7, own, options)
+                             : TcpGroup::Open(ranks[0]->bootstrap(), shape, 7, rank, own, options);
       EXPECT_TRUE(group.ok()) << group.status();
       ranks.push_back(*std::move(group));
     }

@@ -31,7 +31,7 @@ TEST(TcpLastWordsTest, AConnectionThatIsGoodSaysNothing) {
   for (const int rank : {1, 2}) {
     const PeerState state = group.at(0).Peek(rank);
     EXPECT_FALSE(state.is_gone);
-    EXPECT_FALSE(state.has_answered);
+    EXPECT_FALSE(state.answered_step.has_value());
     EXPECT_FALSE(state.words.has_value());
   }
   EXPECT_FALSE(group.at(1).Peek(2).is_gone);  // they have no connection
@@ -76,11 +76,11 @@ TEST(TcpLastWordsTest, AResultThatWaitsIsSeen) {
   group.ConnectAll();
   ASSERT_TRUE(group.at(0).SendPlan(4, "plan", {1}).ok());
   ASSERT_TRUE(group.at(1).ReceivePlan().ok());
-  EXPECT_FALSE(group.at(0).Peek(1).has_answered);
+  EXPECT_FALSE(group.at(0).Peek(1).answered_step.has_value());
   ASSERT_TRUE(group.at(1).SendResult(4, "result").ok());
-  group.Await(1, [](const PeerState& s) { return s.has_answered; });
+  group.Await(1, [](const PeerState& s) { return s.answered_step == 4; });
   ASSERT_TRUE(group.at(0).ReceiveResults(4, {1}).ok());
-  EXPECT_FALSE(group.at(0).Peek(1).has_answered);
+  EXPECT_FALSE(group.at(0).Peek(1).answered_step.has_value());
 }
 
 TEST(TcpLastWordsTest, AnEngineThatWaitsHearsWhoIsToBlame) {

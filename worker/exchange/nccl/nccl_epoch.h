@@ -76,8 +76,10 @@ class NcclEpoch final : public ControlChannel {
   absl::Status Connect();
 
   // ---- ControlChannel. SendPlan names all other ranks, or is InvalidArgument. A result is sent
-  // after EndStep.
+  // after EndStep; the leader may receive results of a step while the one that was planned ahead
+  // runs.
   absl::Status SendPlan(uint64_t step, std::string_view plan, absl::Span<const int> ranks) override;
+  bool TakesPlanAhead() const override { return control_->TakesPlanAhead(); }
   absl::StatusOr<ReceivedPlan> ReceivePlan() override;
   absl::Status SendResult(uint64_t step, std::string_view result) override;
   absl::StatusOr<std::vector<std::string>> ReceiveResults(uint64_t step,

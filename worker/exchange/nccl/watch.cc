@@ -63,7 +63,7 @@ WatchVerdict JudgeLate(const WatchView& view) {
   StepLayer lowest = view.at;
   for (int rank = 0; rank < static_cast<int>(view.peers.size()); ++rank) {
     const PeerState& peer = view.peers[rank];
-    if (rank == view.rank || peer.has_answered) continue;
+    if (rank == view.rank || peer.answered_step == view.at.step) continue;
     if (!peer.words.has_value()) {
       if (silent < 0) silent = rank;
       continue;

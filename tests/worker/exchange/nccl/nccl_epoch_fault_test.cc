@@ -51,6 +51,34 @@ TEST(NcclLossTest, ARankThatDiesInALayerIsTheSuspectOfAllOthers) {
   }
 }
 
+// With one owner, ranks 1 and 3 are only told by rank 0, behind the plan that they did not take
+// yet.
+TEST(NcclLossTest, ARankThatDiesWhileAPlanWaitsIsTheSuspectOfAllOthers) {
+  NcclThreads threads(SmallShape(4, 1));
+  threads.MakeEpoch(1);
+  threads.ConnectAll();
+  std::latch computed(4);
+  threads.RunAll([&](int rank) {
+    NcclEpoch& epoch = *threads.epochs[rank];
+    if (rank == 0) {
+      EXPECT_TRUE(epoch.SendPlan(3, "compute", threads.others()).ok());
+      EXPECT_TRUE(epoch.SendPlan(4, "compute", threads.others()).ok());
+    } else {
+      EXPECT_TRUE(epoch.ReceivePlan().ok());
+    }
+    EXPECT_TRUE(epoch.BeginStep(3).ok());
+    EXPECT_TRUE(RunRingLayer(threads, rank, 3, 0).ok());
+    computed.arrive_and_wait();
+    if (rank == 2) {
+      threads.epochs[2].reset();
+      return;
+    }
+    const absl::Status status = epoch.Await([] { return false; });
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_EQ(epoch.suspect(), 2) << "as rank " << rank << " sees it: " << status;
+  });
+}
+
 TEST(NcclLossTest, ARankThatDiesBetweenStepsIsTheSuspectOfRanksThatWaitForAPlan) {
   NcclThreads threads(SmallShape(3, 3));
   threads.MakeEpoch(1);

@@ -102,5 +102,37 @@ TEST(NcclEpochTest, CallsOutOfOrderAreRefusedAndChangeNothing) {
   EXPECT_TRUE(other.status().ok());
 }
 
+TEST(NcclEpochTest, TheLeaderReceivesResultsWhileTheStepThatWasPlannedAheadRuns) {
+  constexpr int kNumSteps = 5;
+  NcclThreads threads(SmallShape(3, 1));
+  threads.MakeEpoch(1);
+  threads.ConnectAll();
+  threads.RunAll([&](int rank) {
+    NcclEpoch& epoch = *threads.epochs[rank];
+    if (rank != 0) return RunRingSteps(threads, rank, kNumSteps);
+    ASSERT_TRUE(epoch.TakesPlanAhead());
+    ASSERT_TRUE(epoch.SendPlan(1, "compute", threads.others()).ok());
+    for (uint64_t step = 1; step <= kNumSteps; ++step) {
+      ASSERT_TRUE(epoch.BeginStep(step).ok());
+      if (step > 1) {
+        const auto results = epoch.ReceiveResults(step - 1, threads.others());
+        ASSERT_TRUE(results.ok()) << results.status();
+        EXPECT_THAT(*results, testing::Each("compute"));
+      }
+      if (step < kNumSteps) {
+        ASSERT_TRUE(epoch.SendPlan(step + 1, "compute", threads.others()).ok());
+      }
+      EXPECT_EQ(epoch.ReceiveResults(step, threads.others()).status().code(),
+                absl::StatusCode::kFailedPrecondition);
+      for (int layer = 0; layer < threads.shape.num_layers; ++layer) {
+        const absl::Status status = RunRingLayer(threads, rank, step, layer);
+        ASSERT_TRUE(status.ok()) << status;
+      }
+      ASSERT_TRUE(epoch.EndStep().ok());
+    }
+    ASSERT_TRUE(epoch.ReceiveResults(kNumSteps, threads.others()).ok());
+  });
+}
+
 }  // namespace
 }  // namespace moe::exchange

@@ -141,9 +141,16 @@ TEST(WatchTest, TheReasonAndTheSuspectAreTheOnesNearestToTheCause) {
             [](View& v) {
               v.BeLate(0, kMoment);
               v.states[1].words = LastWords{.at = {.step = 7, .layer = 2}};
-              v.states[2].has_answered = v.states[3].has_answered = true;
+              v.states[2].answered_step = v.states[3].answered_step = 7;
             },
             absl::StatusCode::kDeadlineExceeded, 1, "rank 1 is late"},
+           {"an answer to the step before says nothing",
+            [](View& v) {
+              v.BeLate(0, kLatePatience);
+              v.states[1].words = v.states[2].words = LastWords{.at = v.at};
+              v.states[3].answered_step = 6;
+            },
+            absl::StatusCode::kDeadlineExceeded, 3, "rank 3 hangs"},
            {"all came equally far",
             [](View& v) {
               v.BeLate(0, kMoment);
