@@ -24,7 +24,6 @@ extern "C" {
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "runtime/local_processes.h"
 #include "runtime/log_tail.h"
 #include "runtime/spawn.h"
@@ -79,9 +78,10 @@ class LocalProcesses::Impl {
     {
       absl::MutexLock lock(&mu_);
       stopping_ = true;
-      for (const auto& [id, process] : processes_) Signal(process, SIGTERM);
-      const absl::Time deadline = absl::Now() + grace;
-      mu_.AwaitWithDeadline(absl::Condition(this, &Impl::NoneLeft), deadline);
+      if (grace > absl::ZeroDuration()) {
+        for (const auto& [id, process] : processes_) Signal(process, SIGTERM);
+        mu_.AwaitWithTimeout(absl::Condition(this, &Impl::NoneLeft), grace);
+      }
       for (const auto& [id, process] : processes_) Signal(process, SIGKILL);
       mu_.Await(absl::Condition(this, &Impl::NoneLeft));
       thread_ends_ = true;

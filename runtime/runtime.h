@@ -47,7 +47,7 @@ class Runtime {
   virtual void Kill(std::string_view worker_id, std::string_view reason) = 0;
 
   // Asks all processes to end, kills what is left after `grace`, and returns when none is left.
-  // Nothing can be started afterwards.
+  // Without a grace none is asked. Nothing can be started afterwards.
   virtual void StopAll(absl::Duration grace) = 0;
 };
 
