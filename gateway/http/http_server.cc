@@ -186,7 +186,8 @@ std::string HttpServer::ErrorResponse(int status, const std::string& reason) con
 }
 
 bool HttpServer::Serve(std::unique_ptr<Connection>& connection) {
-  const bool is_post = connection->head().method == "POST";
+  // Where no path takes one, a POST is refused as fast as anything else is answered.
+  const bool is_post = connection->head().method == "POST" && !handlers_.post_paths.empty();
   WorkerPool& pool = is_post ? post_pool_ : control_pool_;
   const absl::Duration write_timeout =
       is_post ? options_.write_timeout : options_.control_write_timeout;

@@ -25,7 +25,7 @@ struct HttpServerOptions {
   std::string host = "127.0.0.1";
   int port = 8000;  // 0: any free one
   ConnectionLimits connections;
-  int max_posts = 256;          // POST requests answered at once; more get a 503
+  int max_posts = 256;          // POST requests answered at once, of post_paths; more get a 503
   int num_control_threads = 4;  // for all other requests
   int max_control_queue = 256;
   absl::Duration write_timeout = absl::Seconds(30);  // of one write of an answer to a POST

@@ -13,7 +13,6 @@ HttpServerOptions Options(const std::string& host, int port) {
   options.port = port;
   options.connections.max_connections = 64;
   options.connections.request.max_body_bytes = 0;
-  options.max_posts = 1;  // only to be refused
   options.num_control_threads = 2;
   options.max_control_queue = 32;
   return options;

@@ -44,7 +44,10 @@ TEST_F(MetricsServerTest, AnswersScrapersAndProbesWithoutAKeyAndNothingElse) {
   EXPECT_EQ(StatusOf(Ask(metrics, "POST", "/v1/completions", "Content-Length: 0\r\n")), 404);
   EXPECT_EQ(StatusOf(Ask(metrics, "POST", "/v1/completions", "Content-Length: 2\r\n")), 413)
       << "it takes no bodies";
-  EXPECT_EQ(StatusOf(Ask(metrics, "POST", "/metrics", "Content-Length: 0\r\n")), 405);
+  // One right after the other: none has to wait for a place that another one takes.
+  for (int i = 0; i < 50; ++i) {
+    ASSERT_EQ(StatusOf(Ask(metrics, "POST", "/metrics", "Content-Length: 0\r\n")), 405);
+  }
   EXPECT_EQ(StatusOf(Ask(metrics, "DELETE", "/health")), 405);
   EXPECT_EQ(StatusOf(Get("/metrics")), 401) << "the API's own listener wants the key";
 }
