@@ -131,8 +131,15 @@ def test_the_founding_sample_says_what_it_lacks(make_deployment):
 
 
 def test_a_quota_holds_back_the_whole_gang(make_deployment):
+    """The model is read before: when a pod goes, Kubernetes counts a quota anew from what it has seen by then, which
+    lets more in where others come in that moment."""
     namespace = "pending-quota"
-    make_namespace(namespace)
+    unscaled = json.loads(pending_manifest("bounded"))
+    unscaled["spec"]["replicas"] = 0
+    deployment = make_deployment(json.dumps(unscaled), "bounded", namespace)
+    wait_condition(deployment, "ModelReady", "Inspected")
+    wait_until(lambda: len(items("pods", namespace)) == 1, 60, "there is a gateway and no other pod")
+
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few-pods"}, "spec": {"hard": {"pods": "0"}}}
     probe = json.dumps(plain_pod("probe", {}, {"image": "localhost/busybox:1"}))
 
@@ -145,7 +152,7 @@ def test_a_quota_holds_back_the_whole_gang(make_deployment):
     quota["spec"]["hard"]["pods"] = "4"
     apply(quota, namespace=namespace)
     wait_until(is_admitted, 60, "the quota allows some pods")
-    deployment = make_deployment(pending_manifest("bounded"), "bounded", namespace)
+    kubectl("scale", "moedeployment", "bounded", "-n", namespace, "--replicas=1")
     refused = wait_condition(deployment, "GangScheduled", "CreateFailed")
     assert "exceeded quota: few-pods" in refused["message"], refused
     wait_event(deployment, "CreateFailed", "exceeded quota: few-pods")
