@@ -105,9 +105,10 @@ bool FakeApiServer::ContinueWatch(Watch& watch, httplib::DataSink& sink) {
   if (!changes.has_value()) {
     const FakeAnswer error =
         ErrorAnswer(410, "Expired", absl::StrCat("too old resource version: ", watch.version));
-    if (SendEvent(watch, "ERROR", error.body, sink)) {
-      sink.done();
+    if (!SendEvent(watch, "ERROR", error.body, sink)) {
+      return false;
     }
+    sink.done();
     return true;
   }
   watch.version = changes->version;
