@@ -251,6 +251,11 @@ absl::Status Leader::CheckResult(const v1::SequenceSlice& slice, const Sequence*
   return absl::OkStatus();
 }
 
+int Leader::NumHeldBlocks(const Sequence& sequence) const {
+  return NumKvBlocks(std::max(sequence.num_computed, sequence.num_reserved),
+                     options_.limits.kv_block_tokens);
+}
+
 bool Leader::EndsByLength(const Sequence& sequence, int num_more_tokens) const {
   return sequence.generated.size() + static_cast<size_t>(num_more_tokens) >=
              sequence.sampling.max_tokens() ||
@@ -369,8 +374,7 @@ void Leader::RecordCall() {
   for (const auto& [age, sequence] : sequences_) {
     if (sequence.owner < 0) continue;
     ++num_running;
-    num_blocks += NumKvBlocks(std::max(sequence.num_computed, sequence.num_reserved),
-                              options_.limits.kv_block_tokens);
+    num_blocks += NumHeldBlocks(sequence);
   }
   const double num_all_blocks = static_cast<double>(options_.limits.kv_blocks_per_owner) *
                                 static_cast<double>(options_.limits.num_owners);

@@ -181,6 +181,8 @@ class Leader {
   // Applies one slice's result and returns the event that it gives, if any.
   std::optional<v1::TokenEvent> CommitSlice(Sequence& sequence, const v1::SequenceSlice& slice,
                                             const v1::SequenceResult* result, absl::Time now);
+  // KV blocks that the sequence's owner keeps for it.
+  int NumHeldBlocks(const Sequence& sequence) const;
   // Whether the token after these ends the sequence, whatever it is.
   bool EndsByLength(const Sequence& sequence, int num_more_tokens) const;
   // Takes the sequence from its owner; its KV cache is forgotten.

@@ -78,18 +78,15 @@ std::vector<std::pair<ScheduledSlice, Leader::Age>> Leader::SlicesAhead() const 
   for (const auto& [age, sequence] : sequences_) {
     if (sequence.owner < 0) continue;
     ++num_running;
-    num_blocks[sequence.owner] +=
-        NumKvBlocks(std::max(sequence.num_computed, sequence.num_reserved), limits.kv_block_tokens);
+    num_blocks[sequence.owner] += NumHeldBlocks(sequence);
   }
   if (num_running != num_planned) return {};
   const bool all_go_on = static_cast<int>(slices.size()) == num_planned;
   const bool is_full = num_running >= std::min(limits.max_sequences, limits.max_step_tokens);
   if (sequences_.size() > static_cast<size_t>(num_running) && !(is_full && all_go_on)) return {};
   for (const auto& [slice, age] : slices) {
-    const Sequence& sequence = sequences_.at(age);
     num_blocks[slice.owner] +=
-        NumKvBlocks(slice.start + 1, limits.kv_block_tokens) -
-        NumKvBlocks(std::max(sequence.num_computed, sequence.num_reserved), limits.kv_block_tokens);
+        NumKvBlocks(slice.start + 1, limits.kv_block_tokens) - NumHeldBlocks(sequences_.at(age));
     if (num_blocks[slice.owner] > limits.kv_blocks_per_owner) return {};
   }
   return slices;

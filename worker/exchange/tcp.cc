@@ -63,9 +63,9 @@ absl::Status TcpRank::SendPlan(uint64_t step, std::string_view plan, absl::Span<
   // Checked, because that plan may still be under way to a rank that has not answered.
   for (int rank = 1; rank < shape_.num_ranks; ++rank) {
     for (const DueResult& result : peers_[rank].results) {
-      if (!result.is_due || (state_.plans_ahead() && result.step + 1 == step)) continue;
+      if (!result.step.has_value() || (state_.plans_ahead() && *result.step + 1 == step)) continue;
       return absl::FailedPreconditionError(
-          absl::StrCat(RankName(rank), " has not answered the plan of step ", result.step));
+          absl::StrCat(RankName(rank), " has not answered the plan of step ", *result.step));
     }
   }
 
@@ -79,8 +79,8 @@ absl::Status TcpRank::SendPlan(uint64_t step, std::string_view plan, absl::Span<
   ranges_.Add(text.data(), text.size());
   const auto send = [&](int rank) -> absl::Status {
     DueResult& result = ResultOf(rank, step);
-    if (rank == 0 || result.is_due) return absl::OkStatus();
-    result = {.step = step, .is_due = true};
+    if (rank == 0 || result.step.has_value()) return absl::OkStatus();
+    result = {.step = step};
     return Send(rank, header, ranges_.ranges());
   };
   for (int rank = 1; shape_.replicated && rank < shape_.num_ranks; ++rank) {
@@ -142,7 +142,7 @@ absl::Status TcpRank::BeginResult(int rank) {
   // The plan ahead may be unsent as long as it is not the one that is answered.
   const bool is_unsent =
       header.step == state_.plan_step() && connection.HasUnsent(FrameType::kPlan);
-  if (rank_ != 0 || !result.is_due || result.has_come || header.step != result.step || is_unsent) {
+  if (rank_ != 0 || result.step != header.step || result.has_come || is_unsent) {
     return Unexpected(header, "which it was not asked for");
   }
   result.text.resize(header.num_bytes);
@@ -155,8 +155,7 @@ absl::StatusOr<std::vector<std::string>> TcpRank::ReceiveResults(uint64_t step,
                                                                  absl::Span<const int> ranks) {
   if (absl::Status status = state_.CheckReceiveResults(step); !status.ok()) return status;
   for (const int rank : ranks) {
-    if (rank < 1 || rank >= shape_.num_ranks || !ResultOf(rank, step).is_due ||
-        ResultOf(rank, step).step != step) {
+    if (rank < 1 || rank >= shape_.num_ranks || ResultOf(rank, step).step != step) {
       return absl::InvalidArgumentError(
           absl::StrCat("the plan of step ", step, " does not name rank ", rank));
     }

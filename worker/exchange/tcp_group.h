@@ -70,8 +70,7 @@ class TcpRank final : public TcpGroup {
  private:
   // What a rank has to answer to the plan of a step, and the answer.
   struct DueResult {
-    uint64_t step = 0;
-    bool is_due = false;
+    std::optional<uint64_t> step = {};  // nothing is due without one
     bool has_come = false;
     std::string text = {};
   };

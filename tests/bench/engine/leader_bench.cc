@@ -8,8 +8,8 @@
 // there.
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -101,37 +101,48 @@ class Decoding {
   int num_left_ = 0;
 };
 
-// What is between the results of a step and the next plan in every rank's hands.
-void PlanAfterResults(benchmark::State& state) {
+using Plan = std::optional<v1::StepPlan>;
+
+// Times `run_step`, which commits the plan with its results and returns the next one.
+void RunSteps(benchmark::State& state,
+              Plan (*run_step)(Leader& leader, const v1::StepPlan& plan,
+                               const std::vector<v1::StepResult>& results)) {
   Decoding decoding(static_cast<int>(state.range(0)), static_cast<int>(state.range(1)));
-  auto plan = decoding.leader().NextPlan(absl::Now());
+  Plan plan = decoding.leader().NextPlan(absl::Now());
   for (auto _ : state) {
     state.PauseTiming();
     if (decoding.BeginsAnew()) plan = decoding.leader().NextPlan(absl::Now());
     const std::vector<v1::StepResult> results = Decoding::ResultsOf(*plan);
     state.ResumeTiming();
-    bench::OrDie(decoding.leader().Commit(*plan, results, absl::Now()));
-    plan = decoding.leader().NextPlan(absl::Now());
-    v1::StepPlan received;
-    benchmark::DoNotOptimize(received.ParseFromString(plan->SerializeAsString()));
+    plan = run_step(decoding.leader(), *plan, results);
   }
+}
+
+void Travel(const Plan& plan) {
+  v1::StepPlan received;
+  benchmark::DoNotOptimize(received.ParseFromString(plan->SerializeAsString()));
+}
+
+// What is between the results of a step and the next plan in every rank's hands.
+void PlanAfterResults(benchmark::State& state) {
+  RunSteps(state, [](Leader& leader, const v1::StepPlan& plan,
+                     const std::vector<v1::StepResult>& results) {
+    bench::OrDie(leader.Commit(plan, results, absl::Now()));
+    Plan next = leader.NextPlan(absl::Now());
+    Travel(next);
+    return next;
+  });
 }
 
 // The same where the plan is made while the step runs: all of it is beside the device's work.
 void PlanAhead(benchmark::State& state) {
-  Decoding decoding(static_cast<int>(state.range(0)), static_cast<int>(state.range(1)));
-  auto plan = decoding.leader().NextPlan(absl::Now());
-  for (auto _ : state) {
-    state.PauseTiming();
-    if (decoding.BeginsAnew()) plan = decoding.leader().NextPlan(absl::Now());
-    const std::vector<v1::StepResult> results = Decoding::ResultsOf(*plan);
-    state.ResumeTiming();
-    auto next = decoding.leader().PlanAhead();
-    v1::StepPlan received;
-    benchmark::DoNotOptimize(received.ParseFromString(next->SerializeAsString()));
-    bench::OrDie(decoding.leader().Commit(*plan, results, absl::Now()));
-    plan = std::move(next);
-  }
+  RunSteps(state, [](Leader& leader, const v1::StepPlan& plan,
+                     const std::vector<v1::StepResult>& results) {
+    Plan next = leader.PlanAhead();
+    Travel(next);
+    bench::OrDie(leader.Commit(plan, results, absl::Now()));
+    return next;
+  });
 }
 
 void Sizes(benchmark::internal::Benchmark* benchmark) {

@@ -43,6 +43,8 @@ struct TcpThreadGroup : RankThreads {
   // The groups use the listeners.
   ~TcpThreadGroup() override { ranks.clear(); }
 
+  TcpGroup& at(int rank) { return dynamic_cast<TcpGroup&>(*ranks[rank]); }
+
   std::vector<std::unique_ptr<TcpListener>> listeners;
 };
 

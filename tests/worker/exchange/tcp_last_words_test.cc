@@ -13,7 +13,6 @@ using ::testing::HasSubstr;
 
 struct Group : TcpThreadGroup {
   using TcpThreadGroup::TcpThreadGroup;
-  TcpGroup& at(int rank) { return dynamic_cast<TcpGroup&>(*ranks[rank]); }
   // What rank 0 sees of another when that is there.
   template <typename Condition>
   PeerState Await(int rank, Condition condition) {

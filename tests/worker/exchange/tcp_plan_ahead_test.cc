@@ -19,12 +19,10 @@ using ::testing::HasSubstr;
 constexpr absl::StatusCode kTooEarly = absl::StatusCode::kFailedPrecondition;
 
 struct Group : TcpThreadGroup {
-  explicit Group(int num_ranks, bool has_experts = false,
-                 absl::Duration step_deadline = absl::Minutes(2))
-      : TcpThreadGroup(SmallShape(num_ranks, 1), step_deadline, absl::Minutes(2), has_experts) {
+  explicit Group(int num_ranks, bool has_experts = false)
+      : TcpThreadGroup(SmallShape(num_ranks, 1), absl::Minutes(2), absl::Minutes(2), has_experts) {
     ConnectAll();
   }
-  TcpGroup& at(int rank) { return dynamic_cast<TcpGroup&>(*ranks[rank]); }
   // The next plan of `rank` is that one; it is answered.
   void Answer(int rank, uint64_t step, const std::string& text) {
     const auto plan = at(rank).ReceivePlan();
