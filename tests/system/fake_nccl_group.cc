@@ -1,11 +1,10 @@
 #include "tests/system/fake_nccl_group.h"
 
-#include <functional>
 #include <utility>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/kernels/emulator/runtime.h"
+#include "tests/worker/exchange/nccl/emulated_stream.h"
 
 namespace moe::testing {
 namespace {
@@ -17,10 +16,9 @@ constexpr absl::Duration kDeadline = absl::Seconds(120);  // none is expected to
 worker::NcclGroupsOptions FakeNcclOptions(exchange::FakeNccl* world, int rank) {
   return {.load = [world, rank]() -> absl::StatusOr<worker::MakeNcclApi> {
             return [world, rank](const device::Stream& stream) {
-              return std::make_unique<exchange::FakeNcclApi>(
-                  world, rank, [stream = stream.get()](std::function<void()> work) {
-                    return emulator::KeepForGraph(stream, std::move(work));
-                  });
+              auto api = std::make_unique<exchange::FakeNcclApi>(world, rank);
+              api->UseStream(exchange::EmulatedStreamOf(stream));
+              return api;
             };
           },
           .join_deadline = kDeadline,

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +12,9 @@
 #include <memory>
 #include <mutex>
 #include <vector>
+
+#include "tests/kernels/emulator/access_check.h"
+#include "tests/kernels/emulator/memory.h"
 
 namespace moe::emulator {
 
@@ -37,6 +41,8 @@ struct Fiber {
   // How often this thread has come to a barrier of its block, and of its warp.
   int64_t num_block_waits = 0;
   int64_t num_warp_waits = 0;
+  ThreadPlace place;
+  bool is_checked = false;               // the kernel runs, not what calls it
   std::vector<Copy> copies;              // not committed yet
   std::deque<std::vector<Copy>> groups;  // committed, oldest first
 };
@@ -74,8 +80,23 @@ Block* current = nullptr;
 
 Fiber& Running() { return current->fibers[current->running]; }
 
+// While one lives, the accesses of this thread are the emulator's own.
+class Unchecked {
+ public:
+  Unchecked() : before_(SetChecked(nullptr)) {}
+  ~Unchecked() { SetChecked(before_); }
+  Unchecked(const Unchecked&) = delete;
+  Unchecked& operator=(const Unchecked&) = delete;
+
+ private:
+  const ThreadPlace* const before_;
+};
+
 void Yield() {
+  SetChecked(nullptr);
   if (_setjmp(Running().jump) == 0) _longjmp(current->scheduler, 1);
+  Fiber& fiber = Running();
+  if (fiber.is_checked) SetChecked(&fiber.place);
 }
 
 // Runs `fiber` until it yields.
@@ -94,7 +115,10 @@ void Enter() {
 }
 
 // Back to the start of the kernel.
-void Prepare(Fiber* fiber) {
+void Prepare(Fiber* fiber, int64_t block, int thread) {
+  const auto stack = std::bit_cast<uintptr_t>(fiber->stack.get());
+  fiber->place = {.block = block, .thread = thread, .stack = {stack, stack + kStackBytes}};
+  fiber->is_checked = false;
   fiber->started = false;
   fiber->done = false;
   fiber->num_block_waits = 0;
@@ -129,9 +153,11 @@ void RunBlock(bool reversed) {
 
 }  // namespace
 
-void Run(Index grid, int num_threads, size_t shared_bytes, const std::function<void()>& kernel) {
+void Run(const char* name, Index grid, int num_threads, size_t shared_bytes,
+         const std::function<void()>& kernel) {
   if (num_threads % kWarpSize != 0) std::abort();
   const std::lock_guard<std::mutex> lock(launch_mutex);
+  const DeviceAccess access;
   Block block;
   current = &block;
   block.grid = grid;
@@ -147,6 +173,11 @@ void Run(Index grid, int num_threads, size_t shared_bytes, const std::function<v
   auto* const bytes = static_cast<unsigned char*>(memory);
   mprotect(bytes + mapped - 4096, 4096, PROT_NONE);
   block.shared = bytes + mapped - 4096 - (shared_bytes + 127) / 128 * 128;
+  block.warps.resize(num_threads / kWarpSize);
+  const auto shared = std::bit_cast<uintptr_t>(block.shared);
+  const auto lanes = std::bit_cast<uintptr_t>(block.warps.data());
+  BeginChecking(name, {shared, shared + shared_bytes},
+                {lanes, lanes + block.warps.size() * sizeof(Warp)});
 
   int64_t num_blocks = 0;
   for (unsigned int z = 0; z < grid.z; ++z) {
@@ -154,15 +185,27 @@ void Run(Index grid, int num_threads, size_t shared_bytes, const std::function<v
       for (unsigned int x = 0; x < grid.x; ++x) {
         block.idx = {x, y, z};
         block.num_arrived = 0;
-        block.warps.assign(num_threads / kWarpSize, Warp());
+        std::fill(block.warps.begin(), block.warps.end(), Warp());
         std::memset(bytes, 0xff, mapped - 4096);
-        for (Fiber& fiber : block.fibers) Prepare(&fiber);
+        for (int i = 0; i < num_threads; ++i) Prepare(&block.fibers[i], num_blocks, i);
         RunBlock(num_blocks++ % 2 == 1);
       }
     }
   }
+  EndChecking();
   munmap(memory, mapped);
   current = nullptr;
+}
+
+void BeginKernel() {
+  Fiber& fiber = Running();
+  fiber.is_checked = true;
+  SetChecked(&fiber.place);
+}
+
+void EndKernel() {
+  SetChecked(nullptr);
+  Running().is_checked = false;
 }
 
 Index CurrentThread() { return {static_cast<unsigned int>(current->running), 0, 0}; }
@@ -176,9 +219,10 @@ void WaitForBlock() {
   ++current->num_arrived;
   ++current->num_events;
   while (current->num_arrived < wanted) Yield();
+  ++Running().place.num_barriers;
 }
 
-void WaitForWarp() {
+void MeetWarp() {
   Warp& warp = current->warps[current->running / kWarpSize];
   const int64_t wanted = ++Running().num_warp_waits * kWarpSize;
   ++warp.num_arrived;
@@ -186,22 +230,28 @@ void WaitForWarp() {
   while (warp.num_arrived < wanted) Yield();
 }
 
+void WaitForWarp() {
+  MeetWarp();
+  ++Running().place.num_warp_syncs;
+}
+
 const LaneData* ExchangeInWarp(const LaneData& mine) {
   Warp& warp = current->warps[current->running / kWarpSize];
   auto& data = warp.data[Running().num_warp_waits % 2];
   data[CurrentLane()] = mine;
-  WaitForWarp();
+  MeetWarp();
   return data.data();
 }
 
 void CopyAsync(void* to, const void* from, int valid_bytes) {
-  if (std::bit_cast<uintptr_t>(to) % kCopyBytes != 0) Fail("a copy to an address not aligned");
-  if (std::bit_cast<uintptr_t>(from) % kCopyBytes != 0) Fail("a copy from an address not aligned");
   if (valid_bytes < 0 || valid_bytes > kCopyBytes) Fail("a copy of more than 16 bytes");
+  CheckCopyStarts(to, from, kCopyBytes, valid_bytes);
+  const Unchecked unchecked;
   Running().copies.push_back({to, from, valid_bytes});
 }
 
 void CommitCopies() {
+  const Unchecked unchecked;
   Running().groups.push_back(std::move(Running().copies));
   Running().copies.clear();
 }
@@ -210,6 +260,8 @@ void WaitForCopies(int num_pending) {
   std::deque<std::vector<Copy>>& groups = Running().groups;
   for (; static_cast<int>(groups.size()) > num_pending; groups.pop_front()) {
     for (const Copy& copy : groups.front()) {
+      CheckCopyEnds(copy.to, kCopyBytes);
+      const Unchecked unchecked;
       std::memset(copy.to, 0, kCopyBytes);
       if (copy.valid_bytes > 0) std::memcpy(copy.to, copy.from, copy.valid_bytes);
     }

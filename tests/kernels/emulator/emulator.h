@@ -8,6 +8,9 @@
 #include <cstdint>
 #include <functional>
 
+// For what a kernel calls and is the emulator's: its own accesses are not looked at.
+#define MOE_EMULATORS_OWN __attribute__((no_sanitize("thread")))
+
 namespace moe::emulator {
 
 struct Index {
@@ -17,8 +20,11 @@ struct Index {
 };
 
 // Runs `kernel` once for each thread of each block; blocks one after the other. Any thread: calls
-// take turns.
-void Run(Index grid, int num_threads, size_t shared_bytes, const std::function<void()>& kernel);
+// take turns. What it does between BeginKernel and EndKernel is checked (access_check.h).
+void Run(const char* name, Index grid, int num_threads, size_t shared_bytes,
+         const std::function<void()>& kernel);
+void BeginKernel();
+void EndKernel();
 
 // Of the fiber that runs.
 Index CurrentThread();
@@ -28,7 +34,11 @@ int CurrentLane();
 unsigned char* DynamicShared();
 
 void WaitForBlock();
+// __syncwarp: what lanes wrote before it, the others see after it.
 void WaitForWarp();
+
+// Waits for the lanes, as ExchangeInWarp does.
+void MeetWarp();
 
 // What a lane gives to the others of its warp.
 struct LaneData {
@@ -41,7 +51,8 @@ inline LaneData DataOf(const void* pointer) {
 inline const void* PointerOf(const LaneData& data) {
   return std::bit_cast<const void*>(uint64_t{data.words[1]} << 32 | data.words[0]);
 }
-// Waits for all lanes of the warp; what each gave, [32]. Valid until this lane's next exchange.
+// Waits for all lanes of the warp, but orders no memory; what each gave, [32]. Valid until this
+// lane's next exchange.
 const LaneData* ExchangeInWarp(const LaneData& mine);
 
 // Copies of a thread, in groups; a copy is made when its group is waited for.

@@ -1,39 +1,82 @@
-// The runtime calls of include/cuda_runtime_api.h: device memory is host memory, and streams do at
-// once what they are given, or keep it for a graph.
+// The runtime calls of include/cuda_runtime_api.h: device memory is host memory, and a stream is a
+// queue of work.
 #include "tests/kernels/emulator/runtime.h"
 
 #include <cuda_runtime_api.h>
-#include <sys/mman.h>
 
-#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <map>
+#include <deque>
+#include <memory>
 #include <mutex>
+#include <set>
 #include <utility>
 #include <vector>
 
+#include "tests/kernels/emulator/memory.h"
+
+namespace {
+
+using moe::emulator::MemoryKind;
+using moe::emulator::RuntimeCounts;
+using Work = std::function<void()>;
+
+// Whether a thread still runs.
+using Alive = std::shared_ptr<std::atomic<bool>>;
+const Alive& AliveHere() {
+  struct Mark {
+    ~Mark() { *alive = false; }
+    Alive alive = std::make_shared<std::atomic<bool>>(true);
+  };
+  thread_local const Mark mark;
+  return mark.alive;
+}
+
+// What a stream has been given. Its events hold it, too.
+struct WorkQueue {
+  std::deque<Work> work;
+  int64_t num_given = 0;
+  int64_t num_done = 0;
+  std::atomic<Alive> user = AliveHere();  // the thread that gave something last
+
+  void Give(Work next) {
+    user = AliveHere();
+    work.push_back(std::move(next));
+    ++num_given;
+  }
+  // Does what was given before `position`.
+  void RunUntil(int64_t position) {
+    while (num_done < position) {
+      const Work next = std::move(work.front());
+      work.pop_front();
+      next();
+      ++num_done;
+    }
+  }
+  void RunAll() { RunUntil(num_given); }
+};
+
+}  // namespace
+
 // What the runtime's handles point to.
 struct EmulatedGraph {
-  std::vector<std::function<void()>> work;
+  // Held by launches, too, so that a graph may go while one is in a stream.
+  std::shared_ptr<std::vector<Work>> work = std::make_shared<std::vector<Work>>();
 };
 struct EmulatedStream {
   bool capturing = false;
   EmulatedGraph captured;
+  std::shared_ptr<WorkQueue> queue = std::make_shared<WorkQueue>();
+};
+struct EmulatedEvent {
+  std::shared_ptr<WorkQueue> queue;  // nullptr: not recorded
+  int64_t position = 0;
+  bool was_asked = false;
 };
 
 namespace {
-
-using moe::emulator::RuntimeCounts;
-
-constexpr size_t kPage = 4096;
-constexpr size_t kAlignment = 16;  // what the kernels ask for; more would hide reads past the end
-
-struct Mapping {
-  void* start;
-  size_t num_bytes;
-};
 
 // Ranks of a test are threads of one process, so every access holds the mutex.
 struct Runtime {
@@ -45,7 +88,7 @@ struct Runtime {
   bool sticky = false;
   int64_t calls_before_error = 0;
   bool hangs = false;
-  std::map<void*, Mapping> mappings;  // of the allocations that live
+  std::set<std::shared_ptr<WorkQueue>> queues;  // of the streams that live
 };
 Runtime& The() {
   static auto* runtime = new Runtime;
@@ -71,40 +114,37 @@ cudaError_t NextCall() {
   return error;
 }
 
-// Waiting for a stream that captures is what a GPU refuses, too.
-cudaError_t Wait(const EmulatedStream* stream) {
-  const cudaError_t error = NextCall();
-  if (error != cudaSuccess) return error;
-  Count(&RuntimeCounts::num_waits);
-  return stream != nullptr && stream->capturing ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
-}
-
-cudaError_t Submit(EmulatedStream* stream, std::function<void()> work) {
-  const cudaError_t error = NextCall();
-  if (error != cudaSuccess) return error;
-  if (stream != nullptr && stream->capturing) {
-    stream->captured.work.push_back(std::move(work));
+void Give(EmulatedStream* stream, Work work) {
+  if (stream->capturing) {
+    stream->captured.work->push_back(std::move(work));
   } else {
-    work();
+    stream->queue->Give(std::move(work));
   }
-  return cudaSuccess;
 }
 
-cudaError_t Allocate(void** memory, size_t num_bytes) {
-  // The end, up to the alignment, touches a page that must not be used; the start is filled with
-  // NaN.
-  const size_t aligned = (num_bytes + kAlignment - 1) / kAlignment * kAlignment;
-  const size_t usable = (aligned + kPage - 1) / kPage * kPage;
-  void* start =
-      mmap(nullptr, usable + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (start == MAP_FAILED) return cudaErrorMemoryAllocation;
-  auto* const bytes = static_cast<unsigned char*>(start);
-  std::memset(bytes, 0xff, usable);
-  mprotect(bytes + usable, kPage, PROT_NONE);
-  *memory = bytes + usable - aligned;
-  const Lock lock(The().mutex);
-  The().mappings[*memory] = {start, usable + kPage};
-  return cudaSuccess;
+cudaError_t Submit(EmulatedStream* stream, Work work) {
+  const cudaError_t error = NextCall();
+  if (error == cudaSuccess) Give(stream, std::move(work));
+  return error;
+}
+
+cudaError_t Allocate(void** memory, MemoryKind kind, size_t num_bytes) {
+  *memory = moe::emulator::AllocateMemory(kind, num_bytes);
+  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+
+// Freeing waits for the device: for all streams that the calling thread uses, or one that has
+// ended.
+void RunStreamsHere() {
+  std::vector<std::shared_ptr<WorkQueue>> here;
+  {
+    const Lock lock(The().mutex);
+    for (const auto& queue : The().queues) {
+      const Alive user = queue->user;
+      if (user == AliveHere() || !*user) here.push_back(queue);
+    }
+  }
+  for (const auto& queue : here) queue->RunAll();
 }
 
 }  // namespace
@@ -138,16 +178,21 @@ void SetDeviceMemory(size_t total_bytes, size_t free_bytes) {
   The().free_bytes = free_bytes;
 }
 
-cudaError_t SubmitLaunch(cudaStream_t stream, std::function<void()> work) {
-  if (stream == nullptr || !stream->capturing) Count(&RuntimeCounts::num_launches);
+cudaError_t SubmitLaunch(cudaStream_t stream, Index grid, int num_threads, size_t shared_bytes,
+                         std::function<void()> work) {
+  constexpr unsigned int kMaxSide = 65535;
+  constexpr int kMaxThreads = 1024;
+  constexpr size_t kMaxSharedBytes = size_t{227} << 10;
+  if (grid.x > INT32_MAX || grid.y > kMaxSide || grid.z > kMaxSide || num_threads > kMaxThreads ||
+      shared_bytes > kMaxSharedBytes) {
+    return cudaErrorInvalidConfiguration;
+  }
+  if (!stream->capturing) Count(&RuntimeCounts::num_launches);
   return Submit(stream, std::move(work));
 }
 
-bool KeepForGraph(cudaStream_t stream, std::function<void()> work) {
-  if (!stream->capturing) return false;
-  stream->captured.work.push_back(std::move(work));
-  return true;
-}
+void Enqueue(cudaStream_t stream, std::function<void()> work) { Give(stream, std::move(work)); }
+bool IsCapturing(cudaStream_t stream) { return stream->capturing; }
 
 }  // namespace moe::emulator
 
@@ -197,21 +242,17 @@ cudaError_t cudaMalloc(void** memory, size_t num_bytes) {
   }
   Count(&RuntimeCounts::num_device_allocations);
   Count(&RuntimeCounts::num_device_bytes, static_cast<int64_t>(num_bytes));
-  return Allocate(memory, num_bytes);
+  return Allocate(memory, MemoryKind::kDevice, num_bytes);
 }
 cudaError_t cudaFree(void* memory) {
-  const Lock lock(The().mutex);
-  const auto it = The().mappings.find(memory);
-  if (it == The().mappings.end()) return cudaErrorInvalidValue;
-  munmap(it->second.start, it->second.num_bytes);
-  The().mappings.erase(it);
-  return cudaSuccess;
+  RunStreamsHere();
+  return moe::emulator::FreeMemory(memory) ? cudaSuccess : cudaErrorInvalidValue;
 }
 cudaError_t cudaHostAlloc(void** memory, size_t num_bytes, unsigned int) {
   const cudaError_t error = NextCall();
   if (error != cudaSuccess) return error;
   Count(&RuntimeCounts::num_host_allocations);
-  return Allocate(memory, num_bytes);
+  return Allocate(memory, MemoryKind::kPinned, num_bytes);
 }
 cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
@@ -224,36 +265,95 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t num_bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
-  return Submit(stream, [=] { std::memcpy(to, from, num_bytes); });
+  const auto copy = [=](const void* source) {
+    const moe::emulator::DeviceAccess access;
+    std::memcpy(to, source, num_bytes);
+  };
+  if (stream->capturing || (moe::emulator::IsKnown(from) && moe::emulator::IsKnown(to))) {
+    return Submit(stream, [=] { copy(from); });
+  }
+  if (!moe::emulator::IsKnown(from)) {
+    const auto* const bytes = static_cast<const char*>(from);
+    return Submit(
+        stream, [copy, kept = std::vector<char>(bytes, bytes + num_bytes)] { copy(kept.data()); });
+  }
+  const cudaError_t error = NextCall();
+  if (error != cudaSuccess) return error;
+  stream->queue->RunAll();
+  copy(from);
+  return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* to, int byte, size_t num_bytes, cudaStream_t stream) {
-  return Submit(stream, [=] { std::memset(to, byte, num_bytes); });
+  return Submit(stream, [=] {
+    const moe::emulator::DeviceAccess access;
+    std::memset(to, byte, num_bytes);
+  });
 }
+
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int) {
   const cudaError_t error = NextCall();
-  if (error == cudaSuccess) *stream = new EmulatedStream;
-  return error;
+  if (error != cudaSuccess) return error;
+  *stream = new EmulatedStream;
+  const Lock lock(The().mutex);
+  The().queues.insert((*stream)->queue);
+  return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  stream->queue->RunAll();
+  {
+    const Lock lock(The().mutex);
+    The().queues.erase(stream->queue);
+  }
   delete stream;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return Wait(stream); }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned int) { return NextCall(); }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int) {
-  *event = nullptr;
-  return NextCall();
-}
-cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
-  Count(&RuntimeCounts::num_records);
-  return NextCall();
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return Wait(nullptr); }
-cudaError_t cudaEventQuery(cudaEvent_t) {
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const cudaError_t error = NextCall();
-  const Lock lock(The().mutex);
-  return error == cudaSuccess && The().hangs ? cudaErrorNotReady : error;
+  if (error != cudaSuccess) return error;
+  Count(&RuntimeCounts::num_waits);
+  if (stream->capturing) return cudaErrorStreamCaptureUnsupported;
+  stream->queue->RunAll();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int) {
+  if (event->queue == nullptr) return NextCall();
+  return Submit(stream,
+                [queue = event->queue, position = event->position] { queue->RunUntil(position); });
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int) {
+  const cudaError_t error = NextCall();
+  if (error == cudaSuccess) *event = new EmulatedEvent;
+  return error;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  Count(&RuntimeCounts::num_records);
+  const cudaError_t error = NextCall();
+  if (error != cudaSuccess) return error;
+  *event = {.queue = stream->queue, .position = stream->queue->num_given};
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const cudaError_t error = NextCall();
+  if (error != cudaSuccess) return error;
+  Count(&RuntimeCounts::num_waits);
+  if (event->queue != nullptr) event->queue->RunUntil(event->position);
+  return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  const cudaError_t error = NextCall();
+  if (error != cudaSuccess) return error;
+  {
+    const Lock lock(The().mutex);
+    if (The().hangs) return cudaErrorNotReady;
+  }
+  if (event->queue == nullptr || event->queue->num_done >= event->position) return cudaSuccess;
+  if (!std::exchange(event->was_asked, true)) return cudaErrorNotReady;
+  event->queue->RunUntil(event->position);
+  return cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
@@ -278,11 +378,16 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   const cudaError_t error = NextCall();
   if (error != cudaSuccess) return error;
   Count(&RuntimeCounts::num_graph_launches);
-  for (const auto& work : exec->work) work();
+  stream->queue->Give([work = exec->work] {
+    for (const Work& part : *work) part();
+  });
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   delete graph;
   return cudaSuccess;
 }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return cudaGraphDestroy(exec); }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  RunStreamsHere();  // may have launches of it
+  return cudaGraphDestroy(exec);
+}

@@ -1,5 +1,9 @@
 // What tests see and change of the emulated CUDA runtime. Thread-safe; a stream belongs to one
-// thread.
+// thread, and so does what waits for it.
+//
+// A stream does nothing before somebody waits for it or has asked twice for an event of it: as late
+// as a GPU may. Only copies from memory that is not pinned take their bytes at once, and copies to
+// such memory wait, as CUDA's do.
 #ifndef MOE_TESTS_KERNELS_EMULATOR_RUNTIME_H_
 #define MOE_TESTS_KERNELS_EMULATOR_RUNTIME_H_
 
@@ -8,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+
+#include "tests/kernels/emulator/emulator.h"
 
 namespace moe::emulator {
 
@@ -35,11 +41,13 @@ void SetHanging(bool hangs);
 // The memory of the GPU, in all and free.
 void SetDeviceMemory(size_t total_bytes, size_t free_bytes);
 
-// Runs `work` at once, or keeps it where the stream is capturing a graph.
-cudaError_t SubmitLaunch(cudaStream_t stream, std::function<void()> work);
+// Gives a launch of a kernel to a stream; an error for a grid that no GPU takes.
+cudaError_t SubmitLaunch(cudaStream_t stream, Index grid, int num_threads, size_t shared_bytes,
+                         std::function<void()> work);
 
-// Keeps `work` where the stream is capturing a graph; false: it is not.
-bool KeepForGraph(cudaStream_t stream, std::function<void()> work);
+// Gives `work` to a stream, or to the graph that it is capturing.
+void Enqueue(cudaStream_t stream, std::function<void()> work);
+bool IsCapturing(cudaStream_t stream);
 
 }  // namespace moe::emulator
 

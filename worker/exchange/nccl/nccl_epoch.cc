@@ -250,7 +250,8 @@ absl::Status NcclEpoch::Await(absl::FunctionRef<absl::StatusOr<bool>()> done) {
     if (has_ended_.load(std::memory_order_acquire)) return status();
     const absl::StatusOr<bool> is_done = done();
     if (!is_done.ok()) return Fail(is_done.status(), rank_);
-    if (*is_done) return absl::OkStatus();
+    // An abort lets the stream get to its end, too, with nothing that is worth reading.
+    if (*is_done) return has_ended_.load(std::memory_order_acquire) ? status() : absl::OkStatus();
     if (looks < kEagerLooks) {
       std::this_thread::yield();
     } else {

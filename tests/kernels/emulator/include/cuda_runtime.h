@@ -37,7 +37,7 @@ inline void __syncwarp() { moe::emulator::WaitForWarp(); }
 
 // The value of lane `source` for each lane.
 template <typename T>
-T EmulatedShuffle(T value, int source) {
+MOE_EMULATORS_OWN T EmulatedShuffle(T value, int source) {
   static_assert(sizeof(T) <= sizeof(moe::emulator::LaneData));
   moe::emulator::LaneData mine = {};
   std::memcpy(&mine, &value, sizeof(T));

@@ -90,7 +90,8 @@ struct DeviceRank {
     experts = std::make_unique<FakeDeviceExperts>(shape, rank, &stream.front());
   }
 
-  absl::Status Connect(NcclEpoch* epoch, const PatternThresholds& thresholds) {
+  absl::Status Connect(NcclEpoch* own_epoch, const PatternThresholds& thresholds) {
+    epoch = own_epoch;
     auto made = NcclExchange::Create({.epoch = epoch,
                                       .buffers = buffers.get(),
                                       .stream = &stream.front(),
@@ -106,6 +107,7 @@ struct DeviceRank {
   std::vector<device::Stream> stream;  // one
   std::unique_ptr<ExchangeBuffers> buffers;
   std::unique_ptr<FakeDeviceExperts> experts;
+  NcclEpoch* epoch = nullptr;
   std::unique_ptr<NcclExchange> exchange;
 };
 
@@ -135,8 +137,8 @@ inline std::vector<int32_t> SkewedRouting(const GroupShape& shape, int num_rows,
   return ids;
 }
 
-// Runs one layer with random rows against the obvious reference; OK with *num_wrong, or the
-// exchange's error.
+// Runs one layer with random rows against the obvious reference, and waits for it; OK with
+// *num_wrong, or the exchange's error.
 inline absl::Status RunDeviceLayer(DeviceRank& self, int layer, int num_rows, Skew skew,
                                    std::mt19937& random, int* num_wrong) {
   const GroupShape& shape = self.shape;
@@ -151,11 +153,16 @@ inline absl::Status RunDeviceLayer(DeviceRank& self, int layer, int num_rows, Sk
   const auto result = self.exchange->RunLayer(layer);
   if (!result.ok()) return result.status();
   if ((*result == nullptr) != (num_rows == 0)) return absl::InternalError("rows without a result");
-  if (num_rows == 0) return absl::OkStatus();
   std::vector<kernels::BFloat16> returned(rows.size() * shape.top_k);
-  status = device::CopyToHost<kernels::BFloat16>(*result, absl::MakeSpan(returned), stream);
+  if (num_rows > 0) {
+    status = device::CopyToHost<kernels::BFloat16>(*result, absl::MakeSpan(returned), stream);
+  }
   if (status.ok()) status = stream.Synchronize();
-  *num_wrong += CountWrong(shape, layer, num_rows, rows.data(), ids, returned.data());
+  // What the stream has done after an abort is worth nothing.
+  if (status.ok()) status = self.epoch->status();
+  if (status.ok()) {
+    *num_wrong += CountWrong(shape, layer, num_rows, rows.data(), ids, returned.data());
+  }
   return status;
 }
 

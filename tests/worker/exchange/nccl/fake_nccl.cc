@@ -19,8 +19,8 @@ constexpr std::chrono::microseconds kPause(20);
 class FakeCommunicator final : public NcclCommunicator {
  public:
   FakeCommunicator(FakeNccl* world, FakeNccl::Clique* clique, int rank, int caller,
-                   KeepForGraph keep)
-      : world_(world), clique_(clique), rank_(rank), caller_(caller), keep_(std::move(keep)) {}
+                   FakeStream stream)
+      : world_(world), clique_(clique), rank_(rank), caller_(caller), stream_(std::move(stream)) {}
   ~FakeCommunicator() override {
     if (!is_over_) Abort();
   }
@@ -34,6 +34,9 @@ class FakeCommunicator final : public NcclCommunicator {
       is_connecting_ = world_->never_ready.contains(caller_) ||
                        static_cast<int>(clique_->connected.size()) < clique_->num_ranks;
       if (is_connecting_) return NcclProgress::kUnderWay;
+    }
+    if (!launching_.empty() && std::exchange(was_polled_, true)) {
+      stream_.enqueue(Replay(std::exchange(launching_, {})));
     }
     return IsUnderWay() ? NcclProgress::kUnderWay : NcclProgress::kDone;
   }
@@ -51,7 +54,11 @@ class FakeCommunicator final : public NcclCommunicator {
     std::vector<std::shared_ptr<FakeNccl::Pending>> group = std::exchange(group_, {});
     if (!call.status().ok()) return call.status();
     if (has_failed_) return absl::InternalError("the group had an error");
-    if (keep_ != nullptr && !group.empty() && keep_(Replay(group))) return NcclProgress::kDone;
+    if (stream_.enqueue != nullptr) {
+      launching_ = std::move(group);
+      was_polled_ = false;
+      return IsUnderWay() ? NcclProgress::kUnderWay : NcclProgress::kDone;
+    }
     for (const auto& pending : group) {
       under_way_.push_back(pending);
       world_->Post(*clique_, pending);
@@ -155,7 +162,7 @@ class FakeCommunicator final : public NcclCommunicator {
 
   bool IsUnderWay() {
     std::erase_if(under_way_, [](const auto& pending) { return pending->is_done; });
-    return !under_way_.empty();
+    return !under_way_.empty() || !launching_.empty();
   }
 
   absl::Status Add(NcclCall kind, const Transfer& transfer) {
@@ -177,15 +184,20 @@ class FakeCommunicator final : public NcclCommunicator {
     return absl::OkStatus();
   }
 
-  // What a graph does each time that it is launched in place of `group`.
+  // What the stream does in the place of `group`, or each launch of the graph that it is captured
+  // for. It may come after the end of everything but what it holds.
   std::function<void()> Replay(const std::vector<std::shared_ptr<FakeNccl::Pending>>& group) {
     std::vector<Transfer> transfers;
     for (const auto& pending : group) transfers.push_back(pending->transfer);
-    return [world = world_, clique = clique_, rank = rank_, transfers, in_graph = in_graphs_] {
+    std::shared_ptr<bool> in_graph;
+    if (stream_.is_capturing()) in_graph = in_graphs_;
+    return [world = world_, clique = clique_, rank = rank_, transfers, has_ended = has_ended_,
+            in_graph] {
+      if (*has_ended) return;
       std::vector<std::shared_ptr<FakeNccl::Pending>> under_way;
       {
         const Lock lock(world->mutex_);
-        if (*in_graph) return;
+        if (*has_ended) return;
         for (const Transfer& transfer : transfers) {
           under_way.push_back(std::make_shared<FakeNccl::Pending>());
           under_way.back()->transfer = transfer;
@@ -193,11 +205,11 @@ class FakeCommunicator final : public NcclCommunicator {
           world->Post(*clique, under_way.back());
         }
       }
-      while (true) {
+      while (!*has_ended) {
         {
           const Lock lock(world->mutex_);
           std::erase_if(under_way, [](const auto& pending) { return pending->is_done; });
-          if (*in_graph || under_way.empty()) return;
+          if (under_way.empty()) return;
         }
         std::this_thread::sleep_for(kPause);
       }
@@ -207,7 +219,7 @@ class FakeCommunicator final : public NcclCommunicator {
   void End() {
     if (is_over_) return;
     is_over_ = true;
-    *in_graphs_ = true;
+    *has_ended_ = true;
     world_->Forget(*clique_, rank_);
     world_->num_registrations_ -= static_cast<int>(registrations_.size());
     --world_->num_communicators_;
@@ -217,9 +229,11 @@ class FakeCommunicator final : public NcclCommunicator {
   FakeNccl::Clique* const clique_;
   const int rank_;
   const int caller_;  // the rank that faults know it by
-  const KeepForGraph keep_;
-  // Whether the communicator has ended; held by every group that a graph has.
-  const std::shared_ptr<bool> in_graphs_ = std::make_shared<bool>(false);
+  const FakeStream stream_;
+  // Whether the communicator has ended.
+  const std::shared_ptr<std::atomic<bool>> has_ended_ = std::make_shared<std::atomic<bool>>(false);
+  // Held by every group that a graph has.
+  const std::shared_ptr<bool> in_graphs_ = std::make_shared<bool>(true);
   std::atomic<bool> is_busy_{false};
   bool is_connecting_ = true;
   bool is_in_group_ = false;
@@ -227,6 +241,8 @@ class FakeCommunicator final : public NcclCommunicator {
   bool is_final_ = false;
   bool is_over_ = false;
   std::vector<std::shared_ptr<FakeNccl::Pending>> group_;
+  std::vector<std::shared_ptr<FakeNccl::Pending>> launching_;  // not yet in the stream
+  bool was_polled_ = false;                                    // since it is being launched
   std::vector<std::shared_ptr<FakeNccl::Pending>> under_way_;
   std::set<void*> registrations_;
 };
@@ -256,7 +272,7 @@ absl::StatusOr<std::unique_ptr<NcclCommunicator>> FakeNcclApi::Connect(const Ncc
   if (clique->second.num_ranks != num_ranks) world_->Violation(rank, "another number of ranks");
   if (!clique->second.connected.insert(rank).second) world_->Violation(rank, "an id used twice");
   ++world_->num_communicators_;
-  return std::make_unique<FakeCommunicator>(world_, &clique->second, rank, rank_, keep_);
+  return std::make_unique<FakeCommunicator>(world_, &clique->second, rank, rank_, stream_);
 }
 
 // ---- FakeNccl

@@ -1,11 +1,12 @@
 // NCCL between threads of one process, on host memory: what nccl_api.h promises, held strictly.
 //
-// A group is under way until all its transfers have been matched by the other ranks' and their
-// bytes are copied; so a rank that never comes leaves the others waiting, as with NCCL, until they
-// abort. A group of a stream that captures a graph is kept for it instead, and an abort waits until
-// no graph has such a group any more. What callers may not do (a call while something is under way,
-// two calls at once, sizes that differ, an id used twice, ...) is noted as a violation, which tests
-// expect not to find.
+// Without streams, a group is under way until all its transfers have been matched by the other
+// ranks' and their bytes are copied; so a rank that never comes leaves the others waiting, as with
+// NCCL, until they abort. With a stream, a group is under way until it has been given to it, which
+// takes two polls; it is there that ranks then wait for each other. One that a graph captures is
+// run by each of its launches, and an abort waits until no graph has such a group any more. What
+// callers may not do (a call while something is under way, two calls at once, sizes that differ, an
+// id used twice, ...) is noted as a violation, which tests expect not to find.
 #ifndef MOE_TESTS_WORKER_EXCHANGE_NCCL_FAKE_NCCL_H_
 #define MOE_TESTS_WORKER_EXCHANGE_NCCL_FAKE_NCCL_H_
 
@@ -43,14 +44,20 @@ enum class NcclCall {
 
 class FakeNccl;
 
-// Keeps `work` if the rank's stream is capturing a graph; false: it is not.
-using KeepForGraph = std::function<bool(std::function<void()> work)>;
+// A rank's stream.
+struct FakeStream {
+  std::function<void(std::function<void()> work)> enqueue;
+  std::function<bool()> is_capturing;  // a graph, which keeps what is enqueued
+};
 
 // One rank's NCCL.
 class FakeNcclApi final : public NcclApi {
  public:
-  FakeNcclApi(FakeNccl* world, int rank, KeepForGraph keep = nullptr)
-      : world_(world), rank_(rank), keep_(std::move(keep)) {}
+  FakeNcclApi(FakeNccl* world, int rank) : world_(world), rank_(rank) {}
+
+  // Of the communicators that are made from now on; without a call there is none.
+  void UseStream(FakeStream stream) { stream_ = std::move(stream); }
+
   absl::StatusOr<NcclId> MakeId() override;
   absl::StatusOr<std::unique_ptr<NcclCommunicator>> Connect(const NcclId& id, int num_ranks,
                                                             int rank) override;
@@ -58,7 +65,7 @@ class FakeNcclApi final : public NcclApi {
  private:
   FakeNccl* world_;
   int rank_;
-  KeepForGraph keep_;
+  FakeStream stream_;
 };
 
 // All ranks' NCCL. Thread-safe.

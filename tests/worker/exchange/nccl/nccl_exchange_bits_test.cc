@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/worker/exchange/nccl/device_ranks.h"
+#include "tests/worker/exchange/nccl/emulated_stream.h"
 #include "tests/worker/exchange/nccl/kernel_experts.h"
 #include "tests/worker/exchange/nccl/nccl_threads.h"
 
@@ -46,6 +47,7 @@ TEST(NcclExchangeBitsTest, OutputsHaveTheBitsOfARankWithAllExperts) {
         threads.RunAll([&](int rank) {
           DeviceRank self(shape, rank, shape.max_rows);
           const device::Stream& stream = self.stream.front();
+          threads.apis[rank]->UseStream(EmulatedStreamOf(stream));
           KernelExperts experts(shape, rank, &stream);
           KernelExperts all(Alone(shape), 0, &stream);
           ASSERT_TRUE(threads.epochs[rank]->Connect().ok());

@@ -8,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/worker/exchange/nccl/device_ranks.h"
+#include "tests/worker/exchange/nccl/emulated_stream.h"
 #include "tests/worker/exchange/nccl/nccl_threads.h"
 
 namespace moe::exchange {
@@ -26,6 +27,7 @@ struct Ranks : NcclThreads {
       : NcclThreads(group_shape, absl::Minutes(2), join_deadline) {
     for (int rank = 0; rank < shape.num_ranks; ++rank) {
       ranks.push_back(std::make_unique<DeviceRank>(shape, rank, shape.max_rows));
+      apis[rank]->UseStream(EmulatedStreamOf(ranks.back()->stream.front()));
     }
     MakeEpoch(1);
   }
@@ -138,10 +140,10 @@ TEST(NcclExchangeFaultTest, AnErrorOfTheExpertsIsThisRanksFault) {
 
 TEST(NcclExchangeFaultTest, ACanaryWithWrongBitsNamesTheRankItIsFrom) {
   Ranks threads(SmallShape(2, 1));
-  // Rank 1's canary is damaged when it sends it to rank 0.
+  // Rank 1's canary is damaged when it sends it to rank 0: its upload only stands in the stream.
   threads.nccl.fail = [&](int rank, NcclCall call, int) {
     if (rank == 1 && call == NcclCall::kSend) {
-      threads.ranks[1]->buffers->device_canary()[1 + 2 + 1] ^= 1;
+      threads.ranks[1]->buffers->host_canary()[1 + 2 + 1] ^= 1;
     }
     return absl::OkStatus();
   };

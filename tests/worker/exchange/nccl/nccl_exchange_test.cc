@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/worker/exchange/nccl/device_ranks.h"
+#include "tests/worker/exchange/nccl/emulated_stream.h"
 #include "tests/worker/exchange/nccl/nccl_threads.h"
 #include "tests/worker/exchange/nccl/only_pattern.h"
 
@@ -21,6 +22,7 @@ struct DeviceThreads : NcclThreads {
   DeviceThreads(const GroupShape& group_shape, int max_slot_rows) : NcclThreads(group_shape) {
     for (int rank = 0; rank < shape.num_ranks; ++rank) {
       ranks.push_back(std::make_unique<DeviceRank>(shape, rank, max_slot_rows));
+      apis[rank]->UseStream(EmulatedStreamOf(ranks.back()->stream.front()));
     }
   }
   ~DeviceThreads() {
@@ -189,18 +191,26 @@ TEST(NcclExchangeTest, ABucketServesStepsOfFewerRows) {
           for (int layer = 0; layer < shape.num_layers; ++layer) {
             // All rows of the bucket are there, as a graph leaves them; those beyond the step's
             // keep what was there before.
-            const std::vector<kernels::BFloat16> before(
-                exchange.rows(), exchange.rows() + (is_owner ? kBucket * shape.hidden : 0));
+            const device::Stream& stream = self.stream.front();
+            std::vector<kernels::BFloat16> before(is_owner ? kBucket * shape.hidden : 0);
+            ASSERT_TRUE(device::CopyToHost<kernels::BFloat16>(exchange.rows(),
+                                                              absl::MakeSpan(before), stream)
+                            .ok());
+            ASSERT_TRUE(stream.Synchronize().ok());
             const std::vector<int32_t> ids =
                 SkewedRouting(shape, is_owner ? kBucket : 0, Skew::kNone, rows_random);
-            ASSERT_TRUE(
-                device::CopyToDevice<int32_t>(ids, exchange.expert_ids(), self.stream.front())
-                    .ok());
+            ASSERT_TRUE(device::CopyToDevice<int32_t>(ids, exchange.expert_ids(), stream).ok());
             const auto result = exchange.RunLayer(layer);
             ASSERT_TRUE(result.ok()) << result.status();
             ASSERT_EQ(*result != nullptr, is_owner);
             if (!is_owner) continue;
-            EXPECT_EQ(CountWrong(shape, layer, num_rows[rank], before.data(), ids, *result), 0);
+            std::vector<kernels::BFloat16> outputs(before.size() * shape.top_k);
+            ASSERT_TRUE(
+                device::CopyToHost<kernels::BFloat16>(*result, absl::MakeSpan(outputs), stream)
+                    .ok());
+            ASSERT_TRUE(stream.Synchronize().ok());
+            EXPECT_EQ(CountWrong(shape, layer, num_rows[rank], before.data(), ids, outputs.data()),
+                      0);
           }
           ASSERT_TRUE(exchange.FinishStep().ok());
         });

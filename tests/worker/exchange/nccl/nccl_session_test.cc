@@ -82,12 +82,11 @@ TEST_F(NcclSessionTest, TransfersAreOneGroupAndUnderWayUntilTheOtherEndIsThere) 
 
 TEST_F(NcclSessionTest, AnAbortWaitsForGraphsAndKeepsNobodyElseWaiting) {
   std::function<void()> graph;
-  apis_[0] = FakeNcclApi(&nccl_, 0, [&graph](std::function<void()> work) {
-    graph = std::move(work);
-    return true;
-  });
+  apis_[0].UseStream({.enqueue = [&graph](std::function<void()> work) { graph = std::move(work); },
+                      .is_capturing = [] { return true; }});
   ConnectBoth();
   ASSERT_TRUE(sessions_[0].Enqueue(Sends()).ok());
+  EXPECT_FALSE(sessions_[0].IsReady().value_or(true));
   EXPECT_TRUE(sessions_[0].IsReady().value_or(false));  // it only stands in the graph
   std::thread launch([&] { graph(); });
   ASSERT_TRUE(sessions_[1].Enqueue(Receives()).ok());

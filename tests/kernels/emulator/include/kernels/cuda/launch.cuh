@@ -23,13 +23,18 @@ template <typename... Parameters, typename... Arguments>
 absl::Status Launch(const Gpu& gpu, absl::string_view name, void (*kernel)(Parameters...),
                     dim3 grid, int threads, size_t shared_bytes, const Arguments&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return absl::OkStatus();
-  // By value: a graph runs it later.
-  return device::ToStatus(emulator::SubmitLaunch(gpu.stream,
-                                                 [=] {
-                                                   emulator::Run({grid.x, grid.y, grid.z}, threads,
-                                                                 shared_bytes,
-                                                                 [&] { kernel(arguments...); });
-                                                 }),
+  const emulator::Index blocks = {grid.x, grid.y, grid.z};
+  // By value: it runs later.
+  const auto run = [=, kernel_name = std::string(name)] {
+    emulator::Run(kernel_name.c_str(), blocks, threads, shared_bytes,
+                  // Takes the kernel's arguments from memory that is not the GPU's.
+                  [&]() MOE_EMULATORS_OWN {
+                    emulator::BeginKernel();
+                    kernel(arguments...);
+                    emulator::EndKernel();
+                  });
+  };
+  return device::ToStatus(emulator::SubmitLaunch(gpu.stream, blocks, threads, shared_bytes, run),
                           "launching " + std::string(name));
 }
 

@@ -48,7 +48,7 @@ inline void LoadMatricesAs(uint32_t (&registers)[4], const void* row, bool trans
   for (int i = 0; i < 4; ++i) {
     registers[i] = MatrixPair(rows, i, lane / 4, lane % 4 * 2, transposed);
   }
-  emulator::WaitForWarp();  // nobody overwrites what others still read
+  emulator::MeetWarp();  // one instruction: nobody goes on while others still read
 }
 inline void LoadMatrices(uint32_t (&registers)[4], const void* row) {
   LoadMatricesAs(registers, row, false);
@@ -57,7 +57,7 @@ inline void LoadTransposed(uint32_t (&registers)[4], const void* row) {
   LoadMatricesAs(registers, row, true);
 }
 
-inline uint32_t Transpose(uint32_t matrix) {
+MOE_EMULATORS_OWN inline uint32_t Transpose(uint32_t matrix) {
   emulator::LaneData mine = {};
   mine.words[0] = matrix;
   const emulator::LaneData* all = emulator::ExchangeInWarp(mine);
@@ -74,7 +74,7 @@ inline uint32_t Transpose(uint32_t matrix) {
   return result;
 }
 
-inline void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+MOE_EMULATORS_OWN inline void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   emulator::LaneData mine = {};
   for (int i = 0; i < 4; ++i) mine.words[i] = a[i];
   mine.words[4] = b0;
