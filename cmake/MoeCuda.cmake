@@ -29,7 +29,9 @@ if(MOE_CUDA)
   set(MOE_CUDA_WARNINGS ${MOE_WARNINGS})
   list(REMOVE_ITEM MOE_CUDA_WARNINGS -Wpedantic)
   list(JOIN MOE_CUDA_WARNINGS , MOE_CUDA_WARNINGS)
-  set(MOE_CUDA_OPTIONS --Werror=all-warnings --fmad=false -Xcompiler=${MOE_CUDA_WARNINGS})
+  # A kernel whose registers do not suffice would use device memory for them, without a word.
+  set(MOE_CUDA_OPTIONS --Werror=all-warnings -Xptxas=-Werror,-warn-spills,-warn-lmem-usage
+      --fmad=false -Xcompiler=${MOE_CUDA_WARNINGS})
 endif()
 
 # What tools/build-cuda builds.
