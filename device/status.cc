@@ -93,9 +93,9 @@ bool IsDeviceLost(const absl::Status& status) {
   return status.GetPayload(kLostPayload).has_value();
 }
 
-absl::Status LaunchStatus(absl::string_view kernel) {
-  const cudaError_t error = cudaGetLastError();
+absl::Status LaunchStatus(cudaError_t error, absl::string_view kernel) {
   if (error == cudaSuccess) return absl::OkStatus();
+  static_cast<void>(cudaGetLastError());
   return ToStatus(error, absl::StrCat("launching ", kernel));
 }
 

@@ -37,9 +37,9 @@ absl::Status DeviceHangs(absl::string_view doing);
 // Whether `status` came from a sticky error or DeviceHangs.
 bool IsDeviceLost(const absl::Status& status);
 
-// The status of the launch just made. Does not wait for the kernel. Sticky errors stay; others are
-// cleared.
-absl::Status LaunchStatus(absl::string_view kernel);
+// The status of a launch that gave `error`. Does not wait for the kernel. Sticky errors stay;
+// others are no longer the runtime's last one.
+absl::Status LaunchStatus(cudaError_t error, absl::string_view kernel);
 
 }  // namespace moe::device
 

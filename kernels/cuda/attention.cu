@@ -17,6 +17,7 @@ constexpr float kLog2E = 1.44269504088896341f;
 __global__ void __launch_bounds__(kRowThreads)
     StoreRows(const float* k, const float* v, int row_stride, const int32_t* slots,
               KvLayerView cache) {
+  AwaitEarlierKernels();
   const int i = static_cast<int>(blockIdx.y) * kRowThreads + static_cast<int>(threadIdx.x);
   if (i >= cache.num_kv_heads * cache.head_dim) return;
   const int64_t to = CachePlace(cache, slots[blockIdx.x], i);
@@ -111,6 +112,7 @@ __device__ inline void CopyBlock(const BFloat16* block, int head_dim, int num_ke
 template <int kDim, int kWarps>
 __global__ void __launch_bounds__(kWarps* kWarpSize)
     AttendUnits(const AttentionArgs args, const AttentionUnit* units) {
+  AwaitEarlierKernels();
   constexpr int kNumThreads = kWarps * kWarpSize;
   constexpr int kRowChunks = kDim / kChunk;
   constexpr int kStageBytes = kKvBlockTokens * kDim * static_cast<int>(sizeof(BFloat16));
@@ -313,6 +315,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
 
 // A block for each row and head; a thread for each element of the head.
 __global__ void __launch_bounds__(kMaxHeadDim) MergeSplits(const AttentionArgs args) {
+  AwaitEarlierKernels();
   const AttentionMerge merge = args.merges[blockIdx.x];
   const int head = static_cast<int>(blockIdx.y);
   const int head_dim = args.cache.head_dim;

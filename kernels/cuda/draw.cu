@@ -46,6 +46,7 @@ __global__ void __launch_bounds__(kThreads)
     DrawRows(const float* logits, int vocab_size, const LogitStats* all_stats, const Draw* draws,
              int32_t* tokens) {
   __shared__ double runs[kMaxRuns];
+  AwaitEarlierKernels();
   const LogitStats& stats = all_stats[blockIdx.x];
   const Draw draw = draws[blockIdx.x];
   if (stats.finite == 0 || draw.temperature == 0.0f) {

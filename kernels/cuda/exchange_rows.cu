@@ -127,6 +127,7 @@ struct SortedItems {
 template <typename Items>
 __global__ void __launch_bounds__(kCountThreads)
     SumItems(Items items, int num_items, int32_t* sums) {
+  AwaitEarlierKernels();
   const int item = static_cast<int>(blockIdx.x) * kCountThreads + static_cast<int>(threadIdx.x);
   const int num_pairs = item < num_items ? items.NumPairs(item) : 0;
   const int num_rows = BlockSum<kCountThreads>(num_pairs > 0 ? 1 : 0);
@@ -163,6 +164,7 @@ __device__ inline int BlockSumBefore(int value, int* total) {
 template <typename Items>
 __global__ void __launch_bounds__(kCountThreads)
     PlaceItems(Items items, int num_items, const int32_t* sums) {
+  AwaitEarlierKernels();
   const int block = static_cast<int>(blockIdx.x);
   int rows_before = 0;
   int pairs_before = 0;
@@ -253,6 +255,7 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize)
     PackPairs(Routes routes, Holders holders, int self, CompactPlaces outgoing,
               CompactPlaces incoming, const BFloat16* rows, int hidden, BFloat16* packed,
               BFloat16* received) {
+  AwaitEarlierKernels();
   WarpPair pair;
   // A row that several experts of a rank need goes there once.
   if (!FindPair(routes, holders, &pair) || pair.before > 0) return;
@@ -267,6 +270,7 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize)
 __global__ void __launch_bounds__(kCopyWarps* kWarpSize)
     ScatterPairs(Routes routes, Holders holders, ReturnedPlaces places, const BFloat16* returned,
                  int hidden, BFloat16* out) {
+  AwaitEarlierKernels();
   WarpPair pair;
   if (!FindPair(routes, holders, &pair)) return;
   const bool is_own = pair.holder == places.self;

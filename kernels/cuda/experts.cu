@@ -50,6 +50,7 @@ __device__ inline bool FindGroup(const int32_t* offsets, int num_experts, int co
 // gate and up of each expert, with SwiGLU at the end.
 struct GateUpProblem {
   static constexpr int kNumMatrices = 2;
+  static constexpr bool kKnowsWeights = false;  // the pairs may just have been sorted
   using Place = GroupPlace;
 
   __device__ bool Find(int rows, int columns, Place* place) const {
@@ -83,6 +84,7 @@ struct GateUpProblem {
 
 struct DownProblem {
   static constexpr int kNumMatrices = 1;
+  static constexpr bool kKnowsWeights = true;  // GateUpProblem is the kernel before
   using Place = GroupPlace;
 
   __device__ bool Find(int rows, int columns, Place* place) const {
@@ -116,6 +118,7 @@ constexpr int kCombineThreads = 256;
 // One element for each thread and block of a row.
 __global__ void __launch_bounds__(kCombineThreads)
     Combine(const BFloat16* y, const float* weights, int top_k, int hidden, float* residual) {
+  AwaitEarlierKernels();
   const int64_t row = blockIdx.x;
   const int i = static_cast<int>(blockIdx.y) * kCombineThreads + static_cast<int>(threadIdx.x);
   if (i >= hidden) return;

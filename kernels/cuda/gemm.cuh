@@ -13,6 +13,8 @@
 // A Problem says what is multiplied and where results go:
 //   kNumMatrices  1, or 2 weight matrices with results that belong together (gate and up): they
 //                 take turns in the 16-row tiles, so that one thread sees both
+//   kKnowsWeights whether Find and Weight read nothing that the kernel before this one writes: then
+//                 the first weights are on their way before that kernel is done (launch.cuh)
 //   int length    K
 //   bool Find(rows, columns, &place)
 //                 this block's part: `rows` weight rows of each matrix, `columns` tokens; false:
@@ -178,15 +180,81 @@ __device__ inline void FinishTile(const Problem& problem, const typename Problem
   }
 }
 
-// Starts this thread's copies of one step of a tile: its weight rows, and the tokens behind them.
-template <typename Shape, int kRowsApart>
-__device__ inline void CopyStage(const RowCopies<Shape::kRows / kRowsApart>& weights,
-                                 const RowCopies<Shape::kColumns / kRowsApart>& tokens,
-                                 int first_row, int chunk, int k, int length,
-                                 unsigned char* stage) {
-  CopyRows<Shape::kRows / kRowsApart, kRowsApart>(weights, first_row, chunk, k, length, stage);
-  CopyRows<Shape::kColumns / kRowsApart, kRowsApart>(tokens, first_row, chunk, k, length,
-                                                     stage + Shape::kRows * kStepRowBytes);
+// This thread's copies of a tile, stage by stage: its weight rows, and the tokens behind them.
+template <typename Problem, typename Shape, int kRowsApart>
+class TileCopies {
+ public:
+  // `stages`: [Shape::kStages] in shared memory. `begin`: k of step 0.
+  __device__ TileCopies(const Problem& problem, const typename Problem::Place& place, int first_row,
+                        int chunk, int begin, int num_steps, unsigned char* stages)
+      : first_row_(first_row),
+        chunk_(chunk),
+        begin_(begin),
+        length_(problem.length),
+        num_steps_(num_steps),
+        stages_(stages) {
+    FindWeights<kRowsApart>(problem, place, first_row, chunk, &weights_);
+    FindTokens<kRowsApart>(problem, place, first_row, chunk, &tokens_);
+  }
+
+  // Starts the copies of `step`, if there is one; always a group.
+  __device__ void Start(int step) {
+    StartWeights(step);
+    StartTokens(step);
+  }
+  // The same for steps 0 .. kSteps - 1. Waits for earlier kernels, if FindPart has not.
+  template <int kSteps>
+  __device__ void StartFirst() {
+    if constexpr (Problem::kKnowsWeights) {
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) StartWeights(step);
+      AwaitEarlierKernels();
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) StartTokens(step);
+    } else {
+      for (int step = 0; step < kSteps; ++step) Start(step);
+    }
+  }
+
+ private:
+  __device__ unsigned char* StageOf(int step) const {
+    return stages_ + step % Shape::kStages * Shape::kStageBytes;
+  }
+  __device__ void StartWeights(int step) {
+    if (step >= num_steps_) return;
+    CopyRows<Shape::kRows / kRowsApart, kRowsApart>(
+        weights_, first_row_, chunk_, begin_ + step * kStepLength, length_, StageOf(step));
+  }
+  __device__ void StartTokens(int step) {
+    if (step < num_steps_) {
+      CopyRows<Shape::kColumns / kRowsApart, kRowsApart>(
+          tokens_, first_row_, chunk_, begin_ + step * kStepLength, length_,
+          StageOf(step) + Shape::kRows * kStepRowBytes);
+    }
+    CommitCopies();
+  }
+
+  const int first_row_;
+  const int chunk_;
+  const int begin_;
+  const int length_;
+  const int num_steps_;
+  unsigned char* const stages_;
+  RowCopies<Shape::kRows / kRowsApart> weights_;
+  RowCopies<Shape::kColumns / kRowsApart> tokens_;
+};
+
+// Whether this block has a part, and where. With weights that are known, the wait for earlier
+// kernels is still to come where it has one.
+template <typename Problem>
+__device__ inline bool FindPart(const Problem& problem, int rows, int columns,
+                                typename Problem::Place* place) {
+  if constexpr (!Problem::kKnowsWeights) AwaitEarlierKernels();
+  const bool found = problem.Find(rows, columns, place);
+  if constexpr (Problem::kKnowsWeights) {
+    if (!found) AwaitEarlierKernels();
+  }
+  return found;
 }
 
 constexpr int MaxOf(int a, int b) { return a > b ? a : b; }
@@ -209,7 +277,7 @@ __global__ void __launch_bounds__(kGemmThreads) NarrowGemm(const Problem problem
   using Shape = NarrowShape<kRowTiles, kColumnTiles>;
   constexpr int kRowsApart = kWarpSize / kStepChunks;  // rows that a warp copies at once
   typename Problem::Place place;
-  if (!problem.Find(Shape::kRows / Problem::kNumMatrices, Shape::kColumns, &place)) return;
+  if (!FindPart(problem, Shape::kRows / Problem::kNumMatrices, Shape::kColumns, &place)) return;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int chunk = lane % kStepChunks;
@@ -217,35 +285,23 @@ __global__ void __launch_bounds__(kGemmThreads) NarrowGemm(const Problem problem
   unsigned char* const shared = DynamicShared();
   unsigned char* const stages = shared + warp * Shape::kStages * Shape::kStageBytes;
 
-  RowCopies<Shape::kRows / kRowsApart> weights;
-  RowCopies<Shape::kColumns / kRowsApart> tokens;
-  FindWeights<kRowsApart>(problem, place, first_row, chunk, &weights);
-  FindTokens<kRowsApart>(problem, place, first_row, chunk, &tokens);
-
   const KSegments segments = SegmentsOf(problem.length);
   const int begin = warp * segments.length;
   const int left = problem.length - begin;
   const int num_steps =
       warp < segments.count ? StepsOf(left < segments.length ? left : segments.length) : 0;
-  // Stage `step` of this warp's segment, if there is one; always a group of copies.
-  const auto copy = [&](int step) {
-    if (step < num_steps) {
-      CopyStage<Shape, kRowsApart>(weights, tokens, first_row, chunk, begin + step * kStepLength,
-                                   problem.length,
-                                   stages + step % Shape::kStages * Shape::kStageBytes);
-    }
-    CommitCopies();
-  };
+  TileCopies<Problem, Shape, kRowsApart> copies(problem, place, first_row, chunk, begin, num_steps,
+                                                stages);
 
   float sums[kRowTiles][kColumnTiles][4] = {};
-  for (int step = 0; step < Shape::kStages; ++step) copy(step);
+  copies.template StartFirst<Shape::kStages>();
   for (int step = 0; step < num_steps; ++step) {
     WaitForCopies<Shape::kStages - 1>();
     __syncwarp();  // all lanes' copies are there
     const unsigned char* stage = stages + step % Shape::kStages * Shape::kStageBytes;
     MultiplyStage(stage, stage + Shape::kRows * kStepRowBytes, lane, sums);
     __syncwarp();  // all lanes have read the stage
-    copy(step + Shape::kStages);
+    copies.Start(step + Shape::kStages);
   }
 
   __syncthreads();  // the stages give way to the sums
@@ -276,7 +332,7 @@ __global__ void __launch_bounds__(kGemmThreads) WideGemm(const Problem problem) 
   using Shape = WideShape<kWarpRows, kWarpColumns, kRowTiles, kColumnTiles>;
   constexpr int kRowsApart = kGemmThreads / kStepChunks;
   typename Problem::Place place;
-  if (!problem.Find(Shape::kRows / Problem::kNumMatrices, Shape::kColumns, &place)) return;
+  if (!FindPart(problem, Shape::kRows / Problem::kNumMatrices, Shape::kColumns, &place)) return;
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / kWarpSize;
   const int lane = thread % kWarpSize;
@@ -286,31 +342,20 @@ __global__ void __launch_bounds__(kGemmThreads) WideGemm(const Problem problem) 
   const int warp_column = warp / kWarpRows * 8 * kColumnTiles;
   unsigned char* const shared = DynamicShared();
 
-  RowCopies<Shape::kRows / kRowsApart> weights;
-  RowCopies<Shape::kColumns / kRowsApart> tokens;
-  FindWeights<kRowsApart>(problem, place, first_row, chunk, &weights);
-  FindTokens<kRowsApart>(problem, place, first_row, chunk, &tokens);
-
   const int num_steps = StepsOf(problem.length);
   const int segment_steps = SegmentsOf(problem.length).length / kStepLength;
-  const auto copy = [&](int step) {
-    if (step < num_steps) {
-      CopyStage<Shape, kRowsApart>(weights, tokens, first_row, chunk, step * kStepLength,
-                                   problem.length,
-                                   shared + step % Shape::kStages * Shape::kStageBytes);
-    }
-    CommitCopies();
-  };
+  TileCopies<Problem, Shape, kRowsApart> copies(problem, place, first_row, chunk, /*begin=*/0,
+                                                num_steps, shared);
 
   float totals[kRowTiles][kColumnTiles][4] = {};
   float sums[kRowTiles][kColumnTiles][4] = {};
-  for (int step = 0; step < Shape::kStages - 1; ++step) copy(step);
+  copies.template StartFirst<Shape::kStages - 1>();
   for (int step = 0; step < num_steps; ++step) {
     WaitForCopies<Shape::kStages - 2>();
     // All threads' copies of this stage are there, and all have read the stage that is overwritten
     // next.
     __syncthreads();
-    copy(step + Shape::kStages - 1);
+    copies.Start(step + Shape::kStages - 1);
     const unsigned char* stage = shared + step % Shape::kStages * Shape::kStageBytes;
     MultiplyStage(stage + warp_row * kStepRowBytes,
                   stage + (Shape::kRows + warp_column) * kStepRowBytes, lane, sums);

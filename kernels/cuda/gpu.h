@@ -6,10 +6,15 @@
 
 namespace moe::kernels::cuda {
 
+// The first compute capability with Gpu::overlaps_kernels.
+inline constexpr int kOverlapComputeMajor = 9;
+
 // Cheap to copy. The stream is not owned.
 struct Gpu {
   cudaStream_t stream = nullptr;
   int num_sms = 1;  // of the device: tiles are chosen by it, bits are not
+  // Kernels begin while the one before them in the stream still runs (launch.cuh).
+  bool overlaps_kernels = false;
 };
 
 }  // namespace moe::kernels::cuda

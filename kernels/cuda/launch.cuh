@@ -22,6 +22,22 @@ __device__ inline unsigned char* DynamicShared() {
   return bytes;
 }
 
+// What every thread of every kernel calls, once, and before its first return: waits until the
+// kernels before this one in the stream are done, and lets the one behind it begin.
+//
+// Where Gpu::overlaps_kernels is set, a kernel begins while the one before it runs ("programmatic
+// dependent launch", CUDA C++ programming guide). Until it has called this, it may read constants,
+// and what kernels before that one have written, and write nothing but its own shared memory: so
+// weights may be on their way before the rows are there. All threads must call it because a kernel
+// whose blocks end without it could end before the kernels before it, and the next one waits for
+// this one alone.
+__device__ inline void AwaitEarlierKernels() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" : : : "memory");
+  asm volatile("griddepcontrol.launch_dependents;" : : : "memory");
+#endif
+}
+
 // Launches blocks of `threads` threads; a grid without blocks is no work. Whether the launch was
 // taken: what fails while the kernel runs is told by a later call (device/status.h).
 template <typename... Parameters, typename... Arguments>
@@ -37,8 +53,17 @@ absl::Status Launch(const Gpu& gpu, absl::string_view name, void (*kernel)(Param
                          "asking for the shared memory of " + std::string(name));
     if (!status.ok()) return status;
   }
-  kernel<<<grid, threads, shared_bytes, gpu.stream>>>(arguments...);
-  return device::LaunchStatus(name);
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned int>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = gpu.stream;
+  config.attrs = &overlap;
+  config.numAttrs = gpu.overlaps_kernels ? 1 : 0;
+  return device::LaunchStatus(cudaLaunchKernelEx(&config, kernel, arguments...), name);
 }
 
 }  // namespace moe::kernels::cuda

@@ -7,6 +7,7 @@ namespace {
 
 struct LinearProblem {
   static constexpr int kNumMatrices = 1;
+  static constexpr bool kKnowsWeights = true;
   struct Place {
     int row;     // of the weights
     int column;  // row of x

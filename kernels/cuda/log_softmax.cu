@@ -10,6 +10,7 @@ constexpr int kThreads = 1024;
 // A block for each row.
 __global__ void __launch_bounds__(kThreads)
     RowStats(const float* logits, int vocab_size, LogitStats* stats) {
+  AwaitEarlierKernels();
   const float* row = logits + int64_t{blockIdx.x} * vocab_size;
   const int thread = static_cast<int>(threadIdx.x);
   Found best = {0.0f, -1};
@@ -41,6 +42,7 @@ __device__ TokenLogprob LogprobOf(int token, float logit, const LogitStats& stat
 __global__ void __launch_bounds__(kThreads)
     RowLogprobs(const float* logits, int vocab_size, const LogitStats* all_stats,
                 const int32_t* tokens, int num_top, TokenLogprob* chosen, TokenLogprob* top) {
+  AwaitEarlierKernels();
   const float* row = logits + int64_t{blockIdx.x} * vocab_size;
   const LogitStats& stats = all_stats[blockIdx.x];
   const int thread = static_cast<int>(threadIdx.x);

@@ -7,6 +7,7 @@ namespace {
 
 // Three blocks for each row: q, k, v.
 __global__ void __launch_bounds__(kRowThreads) FinishRows(const QkvArgs args) {
+  AwaitEarlierKernels();
   const int head_dim = args.cache.head_dim;
   const int half = head_dim / 2;
   const int q_size = args.num_heads * head_dim;

@@ -8,6 +8,7 @@ namespace {
 __global__ void __launch_bounds__(kRowThreads)
     NormRows(const float* x, const int32_t* row_idxs, const BFloat16* weight, float epsilon,
              int hidden, BFloat16* out, int out_stride) {
+  AwaitEarlierKernels();
   const int64_t from_row = row_idxs != nullptr ? row_idxs[blockIdx.x] : blockIdx.x;
   const float* row = x + from_row * hidden;
   BFloat16* to = out + int64_t{blockIdx.x} * out_stride;
@@ -19,6 +20,7 @@ __global__ void __launch_bounds__(kRowThreads)
 
 __global__ void __launch_bounds__(kRowThreads)
     NormRowsInPlace(float* x, int row_stride, const BFloat16* weight, float epsilon, int hidden) {
+  AwaitEarlierKernels();
   float* row = x + int64_t{blockIdx.x} * row_stride;
   const float scale = InverseRms(row, epsilon, hidden);
   for (int i = static_cast<int>(threadIdx.x); i < hidden; i += kRowThreads) {

@@ -18,6 +18,7 @@ template <int kPerLane>
 __global__ void __launch_bounds__(kRouteWarps* kWarpSize)
     RouteRows(const float* logits, int num_rows, int num_experts, int top_k, bool normalise_top_k,
               int32_t* expert_ids, float* weights, const int32_t* num_chosen) {
+  AwaitEarlierKernels();
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int row =
       static_cast<int>(blockIdx.x) * kRouteWarps + static_cast<int>(threadIdx.x) / kWarpSize;
@@ -85,6 +86,7 @@ __global__ void __launch_bounds__(kRouteWarps* kWarpSize)
 __global__ void __launch_bounds__(kSortThreads)
     SortPairs(const int32_t* expert_ids, int num_pairs, int top_k, int32_t* offsets,
               ExpertRow* rows) {
+  AwaitEarlierKernels();
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpSize;
   const int warp = thread / kWarpSize;

@@ -20,6 +20,7 @@ __device__ int ElementOfRow() {
 __global__ void __launch_bounds__(kRowThreads)
     LookUpRows(const BFloat16* embedding, int stride, const int32_t* tokens, int hidden,
                float* out) {
+  AwaitEarlierKernels();
   const int i = ElementOfRow();
   if (i >= hidden) return;
   out[int64_t{blockIdx.x} * hidden + i] =
@@ -27,6 +28,7 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 __global__ void __launch_bounds__(kRowThreads) ClipElements(float* x, int64_t size, float limit) {
+  AwaitEarlierKernels();
   const int64_t i = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
   if (i >= size) return;
   x[i] = Clipped(x[i], limit);
@@ -35,6 +37,7 @@ __global__ void __launch_bounds__(kRowThreads) ClipElements(float* x, int64_t si
 __global__ void __launch_bounds__(kRowThreads)
     RotateRows(RopeTableView table, const int32_t* positions, int num_heads, float* x,
                int row_stride) {
+  AwaitEarlierKernels();
   const int half = table.head_dim / 2;
   const int pair = ElementOfRow();
   if (pair >= num_heads * half) return;

@@ -21,6 +21,8 @@ struct CudaOptions {
   // Decode steps as CUDA graphs. Ranks of a group that differ in this would send each other
   // different rows, so it is a part of the numerics id.
   bool graphs = true;
+  // Kernels begin while the one before them runs, on GPUs that can. Changes no bits.
+  bool overlap_kernels = true;
   // Of the host, which draws what the GPU leaves to it.
   kernels::CpuLevel cpu_level = kernels::CpuLevel::kPlain;
 };

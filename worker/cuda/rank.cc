@@ -85,7 +85,10 @@ CudaRank::CudaRank(const model::Checkpoint& checkpoint, const model::RankSpec& s
       pool_({.num_threads = std::max(1, spec.num_threads), .spin_microseconds = 0}),
       context_{.level = options.cpu_level, .pool = &pool_},
       stream_(std::move(stream)),
-      gpu_{.stream = stream_.get(), .num_sms = info.num_sms},
+      gpu_{.stream = stream_.get(),
+           .num_sms = info.num_sms,
+           .overlaps_kernels = options.overlap_kernels &&
+                               info.compute_major >= kernels::cuda::kOverlapComputeMajor},
       memory_(std::move(memory)) {}
 
 // What is still in the stream reads memory that goes away. An error has been told by a step.

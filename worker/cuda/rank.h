@@ -43,7 +43,7 @@ class CudaRank : public model::RankModel {
 
   // Where all of this rank's work is enqueued: an exchange between GPUs is made with it.
   const device::Stream& stream() const { return stream_; }
-  int num_sms() const { return gpu_.num_sms; }  // of its GPU
+  const kernels::cuda::Gpu& gpu() const { return gpu_; }
   const RankSizes& sizes() const { return sizes_; }
   // Of a group of one; else null.
   LocalDeviceExchange* local_exchange() const { return local_exchange_.get(); }

@@ -19,6 +19,7 @@ struct BackendOptions {
   int gpu = 0;                    // which one, of those that the process sees
   double gpu_memory_share = 0.9;  // of a GPU's memory, how much may be in use at all
   bool cuda_graphs = true;        // decode steps as CUDA graphs
+  bool overlap_kernels = true;    // a GPU's kernels begin while the one before them runs
   kernels::CpuLevel cpu_level = kernels::CpuLevel::kPlain;
 };
 

@@ -35,6 +35,7 @@ absl::StatusOr<std::unique_ptr<model::Backend>> MakeCudaBackend(const BackendOpt
   auto backend = cuda::CudaBackend::Create({.ordinal = options.gpu,
                                             .memory_share = options.gpu_memory_share,
                                             .graphs = options.cuda_graphs,
+                                            .overlap_kernels = options.overlap_kernels,
                                             .cpu_level = options.cpu_level});
   if (!backend.ok()) return backend.status();
   return *std::move(backend);

@@ -60,6 +60,7 @@ struct Flags {
   bool shares_gpu = false;
   double gpu_memory_share = 0.9;
   std::string cuda_graphs = "on";
+  std::string overlap_kernels = "on";
   bool probe = false;
   std::string token_file;
   std::string ca_file;
@@ -119,6 +120,12 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "group")
       ->check(CLI::IsMember({"on", "off"}))
       ->envname("MOE_CUDA_GRAPHS")
+      ->capture_default_str();
+  app->add_option("--overlap-kernels", flags->overlap_kernels,
+                  "on, or off: a GPU's kernel begins when the one before it has ended. On GPUs "
+                  "before compute capability 9.0 it always does")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->envname("MOE_OVERLAP_KERNELS")
       ->capture_default_str();
   CLI::Option* processes =
       app->add_option("--processes", flags->num_processes,
@@ -266,11 +273,13 @@ int Run(const Flags& flags, int stop_fd) {
     if (!parsed.ok()) return Fail(parsed.status());
     level = *parsed;
   }
-  const moe::worker::BackendOptions backend_options = {.backend = flags.backend,
-                                                       .gpu = flags.gpu,
-                                                       .gpu_memory_share = flags.gpu_memory_share,
-                                                       .cuda_graphs = flags.cuda_graphs == "on",
-                                                       .cpu_level = level};
+  const moe::worker::BackendOptions backend_options = {
+      .backend = flags.backend,
+      .gpu = flags.gpu,
+      .gpu_memory_share = flags.gpu_memory_share,
+      .cuda_graphs = flags.cuda_graphs == "on",
+      .overlap_kernels = flags.overlap_kernels == "on",
+      .cpu_level = level};
   const auto decision = moe::worker::DecideBackend(backend_options);
   if (!decision.ok()) return Fail(decision.status());
   auto made_backend = moe::worker::MakeBackend(backend_options, *decision);

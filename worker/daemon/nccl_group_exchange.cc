@@ -69,7 +69,8 @@ class NcclGroupExchangeMaker final : public GroupExchangeMaker {
     auto exchange = NcclExchange::Create({.epoch = epoch->get(),
                                           .buffers = buffers_.get(),
                                           .stream = &model_->stream(),
-                                          .num_sms = model_->num_sms(),
+                                          .num_sms = model_->gpu().num_sms,
+                                          .overlaps_kernels = model_->gpu().overlaps_kernels,
                                           .experts = model_->device_experts()},
                                          thresholds);
     if (!exchange.ok()) return exchange.status();

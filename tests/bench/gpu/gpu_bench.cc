@@ -2,7 +2,7 @@
 // prompts, with their time by part.
 //
 //   gpu_bench --model DIR [--layers 16] [--batches 1,8,64] [--context 512] [--prompts 512,1024]
-//             [--output FILE]
+//             [--no-graphs] [--no-overlap] [--output FILE]
 //
 // A folder that does not exist is filled with random weights. A step is the engine's own: plan,
 // graph, draws. The bound of a step is the planner's roofline (planner/forward_time.h) with the
@@ -62,9 +62,11 @@ struct Flags {
   int gpu = 0;
   std::vector<int> batches = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
   std::vector<int> prompts = {512, 1024};
-  int context = 512;  // tokens of each sequence before it decodes
-  int steps = 24;     // of decoding that count, for each batch
-  int repeats = 5;    // of prompts and parts
+  int context = 512;        // tokens of each sequence before it decodes
+  int steps = 24;           // of decoding that count, for each batch
+  int repeats = 5;          // of prompts and parts
+  bool no_graphs = false;   // kernel by kernel, as prompts are
+  bool no_overlap = false;  // a kernel begins when the one before it has ended
   std::string output;
 };
 
@@ -252,8 +254,10 @@ void Run(const Flags& flags) {
     OrDie(model::WriteRandomCheckpoint(flags.model, ConfigOf(flags), /*seed=*/1,
                                        {.init_std = 0.02F}));
   }
-  const auto backend = OrDie(
-      cuda::CudaBackend::Create({.ordinal = flags.gpu, .cpu_level = kernels::DetectCpuLevel()}));
+  const auto backend = OrDie(cuda::CudaBackend::Create({.ordinal = flags.gpu,
+                                                        .graphs = !flags.no_graphs,
+                                                        .overlap_kernels = !flags.no_overlap,
+                                                        .cpu_level = kernels::DetectCpuLevel()}));
   OrDie(device::UseDevice(flags.gpu));
   double bandwidth = 0;
   {
@@ -275,6 +279,8 @@ void Run(const Flags& flags) {
       {"measured_bytes_per_second", bandwidth},
       {"layers", engine.config().num_layers},
       {"context", flags.context},
+      {"graphs", !flags.no_graphs},
+      {"overlaps_kernels", engine.rank().gpu().overlaps_kernels},
       {"decode", nlohmann::json::array()},
       {"prompts", nlohmann::json::array()}};
 
@@ -346,6 +352,9 @@ int main(int argc, char** argv) {
   app.add_option("--context", flags.context)->check(CLI::Range(1, 4096))->capture_default_str();
   app.add_option("--steps", flags.steps)->check(CLI::Range(1, 1000))->capture_default_str();
   app.add_option("--repeats", flags.repeats)->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_flag("--no-graphs", flags.no_graphs, "launch decode steps kernel by kernel");
+  app.add_flag("--no-overlap", flags.no_overlap,
+               "let a kernel begin when the one before it has ended");
   app.add_option("--output", flags.output, "JSON with every step's time");
   CLI11_PARSE(app, argc, argv);
   moe::Run(flags);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "device/buffer.h"
+#include "device/device.h"
 #include "device/stream.h"
 #include "gtest/gtest.h"
 #include "kernels/context.h"
@@ -44,11 +45,16 @@ class GpuTest : public testing::Test {
     auto stream = device::Stream::Create();
     ASSERT_TRUE(stream.ok()) << stream.status();
     stream_.push_back(*std::move(stream));
+    const auto devices = device::QueryDevices();
+    ASSERT_TRUE(devices.ok()) << devices.status();
+    overlaps_kernels_ = devices->front().compute_major >= kOverlapComputeMajor;
   }
   // What a kernel left undone on the device shows here at the latest.
   void TearDown() override { Check(stream_.front().Synchronize()); }
 
-  Gpu gpu() const { return {.stream = stream_.front().get(), .num_sms = 132}; }
+  Gpu gpu() const {
+    return {.stream = stream_.front().get(), .num_sms = 132, .overlaps_kernels = overlaps_kernels_};
+  }
   Context cpu() { return {.level = CpuLevel::kPlain, .pool = &pool_}; }
 
   static void Check(const absl::Status& status) { ASSERT_TRUE(status.ok()) << status; }
@@ -88,6 +94,7 @@ class GpuTest : public testing::Test {
 
  private:
   std::vector<device::Stream> stream_;  // one
+  bool overlaps_kernels_ = false;
   ThreadPool pool_{{.num_threads = 2, .spin_microseconds = 0}};
 };
 

@@ -21,12 +21,13 @@ namespace {
 constexpr int kWarpSize = 32;
 constexpr uintptr_t kPage = 4096;
 constexpr uintptr_t kCellBytes = 2;  // no kernel writes single bytes
-constexpr size_t kMaxPages = 4096;   // of cells that are kept from launch to launch: 300 MB
+constexpr size_t kMaxPages = 2048;   // of cells that are kept from launch to launch: 200 MB
 
 // What this launch has done with two bytes. Of what was read, as much as a later write must know:
 // who of one block has read since its last barrier, and whether other blocks have.
 struct Cell {
-  uint32_t launch = 0;  // other numbers: nothing yet
+  uint32_t launch = 0;      // other numbers: nothing yet
+  uint32_t written_in = 0;  // the last launch before this one that has written; 0: none
   bool is_awaited = false;
   bool is_written = false;
   bool is_read = false;
@@ -47,14 +48,12 @@ using CellPage = std::array<Cell, kPage / kCellBytes>;
 enum class Access { kRead, kWrite };
 
 // What is known of a launch; launches of a process take turns.
-struct Launch {
-  const char* kernel = "";
-  AddressRange shared;
-  AddressRange lanes;
+struct Launch : CheckedLaunch {
   AddressRange image;
   const MemoryRange* memory = nullptr;  // [num_ranges], in Cells::memory
   size_t num_ranges = 0;
   uint32_t number = 0;
+  uint32_t number_before = 0;  // of the launch before it in the stream; 0: none
   uintptr_t last_page = 0;
   CellPage* last_cells = nullptr;  // nullptr: no last page
 };
@@ -62,6 +61,7 @@ constinit Launch launch;
 struct Cells {
   std::vector<MemoryRange> memory;  // when the launch began
   std::unordered_map<uintptr_t, std::unique_ptr<CellPage>> pages;
+  std::unordered_map<const void*, uint32_t> last_launches;  // by stream
 };
 Cells& The() {
   static auto* cells = new Cells;
@@ -80,11 +80,21 @@ const MemoryRange* FindMemory(uintptr_t address) {
   return address < range.end ? &range : nullptr;
 }
 
+// Begins the words of a failure.
+void SayWho() {
+  std::fprintf(stderr, "emulator: kernel '%s': thread %d of block %ld", launch.kernel,
+               checked->thread, static_cast<long>(checked->block));
+}
+
+[[noreturn]] void FailAt(const char* what) {
+  SayWho();
+  std::fprintf(stderr, ": %s\n", what);
+  std::abort();
+}
+
 [[noreturn]] void Fail(const char* verb, uintptr_t address, size_t num_bytes, const char* what) {
-  const ThreadPlace place = *checked;
-  checked = nullptr;
-  std::fprintf(stderr, "emulator: kernel '%s': thread %d of block %ld %s %zu bytes at ",
-               launch.kernel, place.thread, static_cast<long>(place.block), verb, num_bytes);
+  SayWho();
+  std::fprintf(stderr, " %s %zu bytes at ", verb, num_bytes);
   if (launch.shared.Has(address)) {
     std::fprintf(stderr, "dynamic shared memory + %zu", address - launch.shared.begin);
   } else if (launch.image.Has(address)) {
@@ -128,8 +138,11 @@ Cell& CellAt(uintptr_t address, bool is_shared) {
                       (is_shared && ((cell.is_written && cell.write_block != block) ||
                                      (cell.is_read && cell.read_block != block)));
   if (is_old) {
+    const uint32_t written_in =
+        cell.is_written && cell.launch != launch.number ? cell.launch : cell.written_in;
     cell = Cell();
     cell.launch = launch.number;
+    cell.written_in = written_in;
   }
   return cell;
 }
@@ -196,6 +209,10 @@ void NoteWrite(Cell& cell) {
 // Fails, or notes the access. `is_awaited`: what the bytes are from here on.
 void CheckCells(Access access, uintptr_t address, size_t num_bytes, bool is_awaited) {
   const bool is_shared = launch.shared.Has(address) || launch.image.Has(address);
+  const bool is_early = launch.overlaps_kernels && !checked->has_waited && !is_shared;
+  if (is_early && access == Access::kWrite) {
+    Fail("writes", address, num_bytes, "it has not waited for the kernels before it");
+  }
   const uintptr_t end = address + num_bytes;
   for (uintptr_t at = address / kCellBytes * kCellBytes; at < end; at += kCellBytes) {
     Cell& cell = CellAt(at, is_shared);
@@ -206,6 +223,10 @@ void CheckCells(Access access, uintptr_t address, size_t num_bytes, bool is_awai
     if (cell.is_written &&
         !IsOrdered(cell.writer, cell.write_block, cell.write_barriers, cell.write_syncs)) {
       FailRace(access, address, num_bytes, "written", cell.writer, cell.write_block);
+    }
+    if (is_early && launch.number_before != 0 && cell.written_in == launch.number_before) {
+      Fail("reads", address, num_bytes,
+           "the kernel before this one writes it, and has not been waited for");
     }
     if (access == Access::kRead) {
       NoteRead(cell);
@@ -230,7 +251,7 @@ void CheckPlace(const char* verb, uintptr_t address, size_t num_bytes) {
   }
 }
 
-// `size`: what the address has to be a multiple of, 1: nothing.
+// `alignment`: what the address has to be a multiple of.
 void OnAccess(Access access, const void* pointer, size_t num_bytes, size_t alignment) {
   if (checked == nullptr || num_bytes == 0) return;
   const auto address = std::bit_cast<uintptr_t>(pointer);
@@ -243,28 +264,35 @@ void OnAccess(Access access, const void* pointer, size_t num_bytes, size_t align
 
 }  // namespace
 
-void BeginChecking(const char* name, AddressRange shared, AddressRange lanes) {
+void BeginChecking(const CheckedLaunch& checked_launch) {
   Cells& cells = The();
   if (cells.pages.size() > kMaxPages) {
     cells.pages.clear();
     launch.last_cells = nullptr;
   }
   cells.memory = LiveMemory();
-  launch.kernel = name;
-  launch.shared = shared;
-  launch.lanes = lanes;
+  static_cast<CheckedLaunch&>(launch) = checked_launch;
   launch.image = {std::bit_cast<uintptr_t>(&__executable_start), std::bit_cast<uintptr_t>(&_end)};
   launch.memory = cells.memory.data();
   launch.num_ranges = cells.memory.size();
-  ++launch.number;
+  uint32_t& last = cells.last_launches[launch.stream];
+  launch.number_before = last;
+  last = ++launch.number;
 }
 
 void EndChecking() { launch.num_ranges = 0; }
+
+void ForgetLaunches(const void* stream) { The().last_launches.erase(stream); }
 
 const ThreadPlace* SetChecked(const ThreadPlace* thread) {
   const ThreadPlace* const before = checked;
   checked = thread;
   return before;
+}
+
+void CheckEnd() {
+  if (checked == nullptr || !launch.overlaps_kernels || checked->has_waited) return;
+  FailAt("it ends without having waited for the kernels before it");
 }
 
 void CheckCopyStarts(const void* to, const void* from, int num_bytes, int valid_bytes) {

@@ -6,6 +6,8 @@
 //     (or, in one warp, __syncwarp) between: shuffles and matrix instructions order no memory; and
 //     nothing orders the blocks of a grid
 //   - to bytes that an asynchronous copy has not brought yet
+//   - before AwaitEarlierKernels, in a launch that overlaps the kernel before it: to what that one
+//     has written, and to anything that is written; and a thread that ends without that call
 // The kernels are compiled with the compiler's calls for ThreadSanitizer (__tsan_read4 ...), and
 // what they call is here instead of that tool.
 //
@@ -30,16 +32,29 @@ struct ThreadPlace {
   int thread = 0;              // of the block
   int64_t num_barriers = 0;    // of the block, that it has passed
   int64_t num_warp_syncs = 0;  // __syncwarp of its warp
+  bool has_waited = false;     // for the kernels before this one
   AddressRange stack;
 };
 
-// From here on accesses belong to a kernel. `name` stays as it is until the launch ends. `shared`:
-// the dynamic shared memory; `lanes`: the emulator's own, in which lanes give each other values.
-void BeginChecking(const char* name, AddressRange shared, AddressRange lanes);
+struct CheckedLaunch {
+  const char* kernel = "";  // its name, which stays as it is until the launch ends
+  AddressRange shared;      // dynamic shared memory
+  AddressRange lanes;       // the emulator's own, in which lanes give each other values
+  const void* stream = nullptr;
+  bool overlaps_kernels = false;
+};
+
+// From here on accesses belong to a kernel.
+void BeginChecking(const CheckedLaunch& launch);
 void EndChecking();
+// The next launch of the stream has none before it that it could overlap.
+void ForgetLaunches(const void* stream);
 
 // Whose accesses follow; nullptr: nobody's, nothing is looked at. Returns who it was.
 const ThreadPlace* SetChecked(const ThreadPlace* thread);
+
+// The checked thread ends.
+void CheckEnd();
 
 // An asynchronous copy: its start, and the moment at which what it brings is there for its thread.
 void CheckCopyStarts(const void* to, const void* from, int num_bytes, int valid_bytes);

@@ -153,8 +153,10 @@ void RunBlock(bool reversed) {
 
 }  // namespace
 
-void Run(const char* name, Index grid, int num_threads, size_t shared_bytes,
-         const std::function<void()>& kernel) {
+void Run(const KernelLaunch& launch, const std::function<void()>& kernel) {
+  const Index grid = launch.grid;
+  const int num_threads = launch.num_threads;
+  const size_t shared_bytes = launch.shared_bytes;
   if (num_threads % kWarpSize != 0) std::abort();
   const std::lock_guard<std::mutex> lock(launch_mutex);
   const DeviceAccess access;
@@ -176,8 +178,11 @@ void Run(const char* name, Index grid, int num_threads, size_t shared_bytes,
   block.warps.resize(num_threads / kWarpSize);
   const auto shared = std::bit_cast<uintptr_t>(block.shared);
   const auto lanes = std::bit_cast<uintptr_t>(block.warps.data());
-  BeginChecking(name, {shared, shared + shared_bytes},
-                {lanes, lanes + block.warps.size() * sizeof(Warp)});
+  BeginChecking({.kernel = launch.name,
+                 .shared = {shared, shared + shared_bytes},
+                 .lanes = {lanes, lanes + block.warps.size() * sizeof(Warp)},
+                 .stream = launch.stream,
+                 .overlaps_kernels = launch.overlaps_kernels});
 
   int64_t num_blocks = 0;
   for (unsigned int z = 0; z < grid.z; ++z) {
@@ -204,9 +209,17 @@ void BeginKernel() {
 }
 
 void EndKernel() {
+  CheckEnd();
   SetChecked(nullptr);
   Running().is_checked = false;
 }
+
+void EndOverlap(const void* stream) {
+  const std::lock_guard<std::mutex> lock(launch_mutex);
+  ForgetLaunches(stream);
+}
+
+void AwaitEarlierKernels() { Running().place.has_waited = true; }
 
 Index CurrentThread() { return {static_cast<unsigned int>(current->running), 0, 0}; }
 Index CurrentBlock() { return current->idx; }

@@ -19,12 +19,25 @@ struct Index {
   unsigned int z = 0;
 };
 
+struct KernelLaunch {
+  const char* name = "";
+  Index grid;
+  int num_threads = 0;
+  size_t shared_bytes = 0;
+  const void* stream = nullptr;
+  bool overlaps_kernels = false;  // with the one before it in the stream
+};
+
 // Runs `kernel` once for each thread of each block; blocks one after the other. Any thread: calls
 // take turns. What it does between BeginKernel and EndKernel is checked (access_check.h).
-void Run(const char* name, Index grid, int num_threads, size_t shared_bytes,
-         const std::function<void()>& kernel);
+void Run(const KernelLaunch& launch, const std::function<void()>& kernel);
 void BeginKernel();
 void EndKernel();
+// Something that is no kernel has run in the stream: no kernel overlaps what was before it.
+void EndOverlap(const void* stream);
+// kernels/cuda/launch.cuh has its rules. Kernels run one after the other here, but are held to
+// them.
+void AwaitEarlierKernels();
 
 // Of the fiber that runs.
 Index CurrentThread();

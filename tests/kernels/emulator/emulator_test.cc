@@ -117,6 +117,21 @@ TEST_F(EmulatorDeathTest, ACopyIsThereWhenItsThreadHasWaitedAndABarrierIsBehindI
   }
 }
 
+// ---- Kernels that overlap
+
+TEST_F(EmulatorDeathTest, AKernelThatOverlapsWaitsBeforeItReadsNewsOrWrites) {
+  for (const Early none : {Early::kNothing, Early::kReadOlder}) {
+    Finish(OverlapKernels(gpu(), none, out_.data()));
+  }
+  EXPECT_EQ(Download(4)[3], 1);
+  for (const auto& [mistake, words] : std::vector<std::pair<Early, std::string>>{
+           {Early::kRead, "the kernel before this one writes it, and has not been waited for"},
+           {Early::kWrite, "it has not waited for the kernels before it"},
+           {Early::kEnd, "it ends without having waited"}}) {
+    EXPECT_DEATH(Finish(OverlapKernels(gpu(), mistake, out_.data())), words);
+  }
+}
+
 // ---- Streams
 
 TEST_F(EmulatorTest, AStreamDoesNothingBeforeSomebodyWaits) {

@@ -191,7 +191,12 @@ cudaError_t SubmitLaunch(cudaStream_t stream, Index grid, int num_threads, size_
   return Submit(stream, std::move(work));
 }
 
-void Enqueue(cudaStream_t stream, std::function<void()> work) { Give(stream, std::move(work)); }
+void Enqueue(cudaStream_t stream, std::function<void()> work) {
+  Give(stream, [stream, work = std::move(work)] {
+    work();
+    EndOverlap(stream);
+  });
+}
 bool IsCapturing(cudaStream_t stream) { return stream->capturing; }
 
 }  // namespace moe::emulator
@@ -268,6 +273,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t num_bytes, cudaMe
   const auto copy = [=](const void* source) {
     const moe::emulator::DeviceAccess access;
     std::memcpy(to, source, num_bytes);
+    moe::emulator::EndOverlap(stream);
   };
   if (stream->capturing || (moe::emulator::IsKnown(from) && moe::emulator::IsKnown(to))) {
     return Submit(stream, [=] { copy(from); });
@@ -287,6 +293,7 @@ cudaError_t cudaMemsetAsync(void* to, int byte, size_t num_bytes, cudaStream_t s
   return Submit(stream, [=] {
     const moe::emulator::DeviceAccess access;
     std::memset(to, byte, num_bytes);
+    moe::emulator::EndOverlap(stream);
   });
 }
 

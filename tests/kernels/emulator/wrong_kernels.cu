@@ -51,6 +51,21 @@ __global__ void CopyAndReadKernel(CopyMistake mistake, const int32_t* from, int3
   out[thread] = reinterpret_cast<const int32_t*>(shared)[4 * ((thread + 1) % kThreads)];
 }
 
+__global__ void WaitAndWrite(int32_t* to) {
+  AwaitEarlierKernels();
+  if (threadIdx.x == 0) *to = 1;
+}
+__global__ void BeEarly(Early mistake, int32_t* out) {
+  const bool is_first = threadIdx.x == 0;
+  if (mistake == Early::kEnd && !is_first) return;
+  if (mistake == Early::kWrite && is_first) out[2] = 1;
+  int32_t read = 0;
+  if (mistake == Early::kRead) read = out[1];
+  if (mistake == Early::kReadOlder) read = out[0];
+  AwaitEarlierKernels();
+  if (is_first) out[3] = read;
+}
+
 __global__ void DoNothing() {}
 
 template <typename... Parameters, typename... Arguments>
@@ -79,6 +94,14 @@ absl::Status ReadAt(const Gpu& gpu, const unsigned char* bytes, int offset, int3
 }
 absl::Status CopyAndRead(const Gpu& gpu, CopyMistake mistake, const int32_t* from, int32_t* out) {
   return Run(gpu, CopyAndReadKernel, 1, mistake, from, out);
+}
+absl::Status OverlapKernels(const Gpu& gpu, Early mistake, int32_t* out) {
+  Gpu overlapping = gpu;
+  overlapping.overlaps_kernels = true;
+  absl::Status status = Run(overlapping, WaitAndWrite, 1, out);
+  if (status.ok()) status = Run(overlapping, WaitAndWrite, 1, out + 1);
+  if (status.ok()) status = Run(overlapping, BeEarly, 1, mistake, out);
+  return status;
 }
 absl::Status LaunchOfShape(const Gpu& gpu, unsigned int grid_x, unsigned int grid_y, int threads,
                            size_t shared_bytes) {

@@ -34,6 +34,11 @@ enum class CopyMistake { kNone, kNotAwaited, kNoBarrier, kTargetNotAligned, kTar
 // has copied: out[kThreads].
 absl::Status CopyAndRead(const Gpu& gpu, CopyMistake mistake, const int32_t* from, int32_t* out);
 
+enum class Early { kNothing, kRead, kWrite, kEnd, kReadOlder };
+// Three launches that overlap: the first writes out[0], the second waits and writes out[1], the
+// third makes the mistake, or reads what the first has written, which is none.
+absl::Status OverlapKernels(const Gpu& gpu, Early mistake, int32_t* out);
+
 // Nothing, in a grid of any shape.
 absl::Status LaunchOfShape(const Gpu& gpu, unsigned int grid_x, unsigned int grid_y, int threads,
                            size_t shared_bytes);

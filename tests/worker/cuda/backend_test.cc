@@ -45,6 +45,16 @@ TEST_F(CudaBackendTest, ALoadedRankSaysWhatItHasAndWhere) {
   EXPECT_NE(rank->device_experts(), nullptr);
 }
 
+TEST_F(CudaBackendTest, KernelsOverlapUnlessTheyAreNotTo) {
+  Write(model::TinyConfig());
+  for (const bool overlap : {false, true}) {
+    auto backend = MakeBackend({.overlap_kernels = overlap});
+    const auto rank = Load(backend.get(), *checkpoint_, Spec());
+    ASSERT_NE(rank, nullptr);
+    EXPECT_EQ(static_cast<CudaRank&>(*rank).gpu().overlaps_kernels, overlap);
+  }
+}
+
 TEST_F(CudaBackendTest, TheCacheTakesWhatIsLeftOfTheShare) {
   Write(model::TinyConfig());
   model::RankSpec spec = Spec();

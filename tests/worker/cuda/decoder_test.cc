@@ -179,6 +179,25 @@ TEST_F(CudaDecoderTest, EveryChunkingGivesTheSameBits) {
   }
 }
 
+TEST_F(CudaDecoderTest, KernelsThatOverlapGiveTheSameBits) {
+  const std::vector<int32_t> tokens = RandomTokens(40, 100, 6);
+  const std::vector<int32_t> blocks = BlocksFrom(9, 2);
+  std::vector<std::vector<float>> expected;
+  for (const bool graphs : {false, true}) {
+    for (const bool overlap : {false, true}) {
+      ASSERT_NO_FATAL_FAILURE(
+          Make(model::TinyConfig(), {.graphs = graphs, .overlap_kernels = overlap}));
+      // A chunk, then token by token.
+      std::vector<std::vector<float>> logits = Logits({{&tokens, 0, 30, &blocks}});
+      for (int start = 30; start < 40; ++start) {
+        logits.push_back(Logits({{&tokens, start, 1, &blocks}}).front());
+      }
+      if (expected.empty()) expected = logits;
+      EXPECT_TRUE(logits == expected) << "graphs " << graphs << ", overlap " << overlap;
+    }
+  }
+}
+
 TEST_F(CudaDecoderTest, ARowHasTheSameBitsAloneAndInAnyBatch) {
   for (const bool graphs : {false, true}) {
     ASSERT_NO_FATAL_FAILURE(Make(model::TinyConfig(), {.graphs = graphs}));

@@ -36,6 +36,7 @@ struct NcclExchangeParts {
   ExchangeBuffers* buffers = nullptr;      // of the epoch's shape and rank
   const device::Stream* stream = nullptr;  // that the communicator enqueues in, too
   int num_sms = 1;                         // of the device
+  bool overlaps_kernels = false;           // kernels::cuda::Gpu
   DeviceExperts* experts = nullptr;
 };
 

@@ -18,6 +18,7 @@ namespace moe::kernels::cuda {
 inline constexpr int kWarpSize = 32;
 
 inline unsigned char* DynamicShared() { return emulator::DynamicShared(); }
+inline void AwaitEarlierKernels() { emulator::AwaitEarlierKernels(); }
 
 template <typename... Parameters, typename... Arguments>
 absl::Status Launch(const Gpu& gpu, absl::string_view name, void (*kernel)(Parameters...),
@@ -26,7 +27,12 @@ absl::Status Launch(const Gpu& gpu, absl::string_view name, void (*kernel)(Param
   const emulator::Index blocks = {grid.x, grid.y, grid.z};
   // By value: it runs later.
   const auto run = [=, kernel_name = std::string(name)] {
-    emulator::Run(kernel_name.c_str(), blocks, threads, shared_bytes,
+    emulator::Run({.name = kernel_name.c_str(),
+                   .grid = blocks,
+                   .num_threads = threads,
+                   .shared_bytes = shared_bytes,
+                   .stream = gpu.stream,
+                   .overlaps_kernels = gpu.overlaps_kernels},
                   // Takes the kernel's arguments from memory that is not the GPU's.
                   [&]() MOE_EMULATORS_OWN {
                     emulator::BeginKernel();
