@@ -62,7 +62,10 @@ absl::StatusOr<std::unique_ptr<CudaRank>> CudaRank::Create(
       device::DeviceBuffer<std::byte>::Create(static_cast<int64_t>(counted.num_bytes()));
   if (!allocated.ok()) return allocated.status();
 
-  auto rank = absl::WrapUnique(new CudaRank(checkpoint, spec, options, info, *plan,
+  const auto may_overlap = kernels::cuda::KernelsMayOverlap();
+  if (!may_overlap.ok()) return may_overlap.status();
+  auto rank = absl::WrapUnique(new CudaRank(checkpoint, spec, options, info,
+                                            options.overlap_kernels && *may_overlap, *plan,
                                             *std::move(stream), *std::move(allocated)));
   rank->description_ = Describe(*plan, memory);
   Bump laid_out(rank->memory_.data());
@@ -75,7 +78,7 @@ absl::StatusOr<std::unique_ptr<CudaRank>> CudaRank::Create(
 
 CudaRank::CudaRank(const model::Checkpoint& checkpoint, const model::RankSpec& spec,
                    const CudaOptions& options, const device::DeviceInfo& info,
-                   const MemoryPlan& plan, device::Stream stream,
+                   bool overlaps_kernels, const MemoryPlan& plan, device::Stream stream,
                    device::DeviceBuffer<std::byte> memory)
     : checkpoint_(checkpoint),
       spec_(spec),
@@ -85,10 +88,7 @@ CudaRank::CudaRank(const model::Checkpoint& checkpoint, const model::RankSpec& s
       pool_({.num_threads = std::max(1, spec.num_threads), .spin_microseconds = 0}),
       context_{.level = options.cpu_level, .pool = &pool_},
       stream_(std::move(stream)),
-      gpu_{.stream = stream_.get(),
-           .num_sms = info.num_sms,
-           .overlaps_kernels = options.overlap_kernels &&
-                               info.compute_major >= kernels::cuda::kOverlapComputeMajor},
+      gpu_{.stream = stream_.get(), .num_sms = info.num_sms, .overlaps_kernels = overlaps_kernels},
       memory_(std::move(memory)) {}
 
 // What is still in the stream reads memory that goes away. An error has been told by a step.

@@ -59,8 +59,8 @@ class CudaRank : public model::RankModel {
   };
 
   CudaRank(const model::Checkpoint& checkpoint, const model::RankSpec& spec,
-           const CudaOptions& options, const device::DeviceInfo& info, const MemoryPlan& plan,
-           device::Stream stream, device::DeviceBuffer<std::byte> memory);
+           const CudaOptions& options, const device::DeviceInfo& info, bool overlaps_kernels,
+           const MemoryPlan& plan, device::Stream stream, device::DeviceBuffer<std::byte> memory);
   static Layout LayOut(const model::Checkpoint& checkpoint, const model::RankSpec& spec,
                        const MemoryPlan& plan, Bump* memory);
   absl::Status LoadWeights(const Layout& layout, const model::Checkpoint::Progress& progress);

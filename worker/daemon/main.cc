@@ -122,8 +122,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("MOE_CUDA_GRAPHS")
       ->capture_default_str();
   app->add_option("--overlap-kernels", flags->overlap_kernels,
-                  "on, or off: a GPU's kernel begins when the one before it has ended. On GPUs "
-                  "before compute capability 9.0 it always does")
+                  "on: a GPU's kernel begins while the one before it still runs, from compute "
+                  "capability 9.0 on; or off")
       ->check(CLI::IsMember({"on", "off"}))
       ->envname("MOE_OVERLAP_KERNELS")
       ->capture_default_str();

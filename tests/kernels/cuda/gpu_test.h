@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "device/buffer.h"
-#include "device/device.h"
 #include "device/stream.h"
 #include "gtest/gtest.h"
 #include "kernels/context.h"
@@ -45,9 +44,9 @@ class GpuTest : public testing::Test {
     auto stream = device::Stream::Create();
     ASSERT_TRUE(stream.ok()) << stream.status();
     stream_.push_back(*std::move(stream));
-    const auto devices = device::QueryDevices();
-    ASSERT_TRUE(devices.ok()) << devices.status();
-    overlaps_kernels_ = devices->front().compute_major >= kOverlapComputeMajor;
+    const auto may_overlap = KernelsMayOverlap();
+    ASSERT_TRUE(may_overlap.ok()) << may_overlap.status();
+    overlaps_kernels_ = *may_overlap;
   }
   // What a kernel left undone on the device shows here at the latest.
   void TearDown() override { Check(stream_.front().Synchronize()); }

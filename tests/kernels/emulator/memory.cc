@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
 
@@ -95,8 +96,8 @@ bool IsKnown(const void* pointer) {
   const auto address = std::bit_cast<uintptr_t>(pointer);
   Memory& all = The();
   const Lock lock(all.mutex);
-  auto it = all.mappings.upper_bound(address);
-  return it != all.mappings.begin() && address < (--it)->second.range.end;
+  const auto after = all.mappings.upper_bound(address);
+  return after != all.mappings.begin() && address < std::prev(after)->second.range.end;
 }
 
 DeviceAccess::DeviceAccess() {

@@ -88,6 +88,7 @@ struct Runtime {
   bool sticky = false;
   int64_t calls_before_error = 0;
   bool hangs = false;
+  int kernels_version = 90;
   std::set<std::shared_ptr<WorkQueue>> queues;  // of the streams that live
 };
 Runtime& The() {
@@ -172,6 +173,11 @@ void SetHanging(bool hangs) {
   The().hangs = hangs;
 }
 
+void SetKernelsVersion(int version) {
+  const Lock lock(The().mutex);
+  The().kernels_version = version;
+}
+
 void SetDeviceMemory(size_t total_bytes, size_t free_bytes) {
   const Lock lock(The().mutex);
   The().total_bytes = total_bytes;
@@ -237,6 +243,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return NextCall();
 }
 cudaError_t cudaSetDevice(int) { return NextCall(); }
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  const int ptx_version = [] {
+    const Lock lock(The().mutex);
+    return The().kernels_version;
+  }();
+  *attributes = {.binaryVersion = 90, .ptxVersion = ptx_version};
+  return NextCall();
+}
 
 cudaError_t cudaMalloc(void** memory, size_t num_bytes) {
   const cudaError_t error = NextCall();

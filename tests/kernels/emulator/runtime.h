@@ -38,6 +38,9 @@ void Heal();
 // Whether no event is reached any more, as if a kernel did not end.
 void SetHanging(bool hangs);
 
+// The compute capability that the kernels were compiled for: 80, 90. The GPU has 9.0.
+void SetKernelsVersion(int version);
+
 // The memory of the GPU, in all and free.
 void SetDeviceMemory(size_t total_bytes, size_t free_bytes);
 

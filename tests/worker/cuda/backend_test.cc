@@ -45,13 +45,16 @@ TEST_F(CudaBackendTest, ALoadedRankSaysWhatItHasAndWhere) {
   EXPECT_NE(rank->device_experts(), nullptr);
 }
 
-TEST_F(CudaBackendTest, KernelsOverlapUnlessTheyAreNotTo) {
+TEST_F(CudaBackendTest, KernelsOverlapWhereTheyWereCompiledForThatAndAreNotToldNotTo) {
   Write(model::TinyConfig());
-  for (const bool overlap : {false, true}) {
-    auto backend = MakeBackend({.overlap_kernels = overlap});
-    const auto rank = Load(backend.get(), *checkpoint_, Spec());
-    ASSERT_NE(rank, nullptr);
-    EXPECT_EQ(static_cast<CudaRank&>(*rank).gpu().overlaps_kernels, overlap);
+  for (const int version : {80, 90}) {
+    for (const bool overlap : {false, true}) {
+      emulator::SetKernelsVersion(version);
+      auto backend = MakeBackend({.overlap_kernels = overlap});
+      const auto rank = Load(backend.get(), *checkpoint_, Spec());
+      ASSERT_NE(rank, nullptr);
+      EXPECT_EQ(static_cast<CudaRank&>(*rank).gpu().overlaps_kernels, version == 90 && overlap);
+    }
   }
 }
 

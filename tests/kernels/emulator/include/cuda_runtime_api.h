@@ -64,6 +64,11 @@ struct cudaDeviceProp {
   size_t sharedMemPerBlockOptin;
 };
 
+struct cudaFuncAttributes {
+  int binaryVersion;
+  int ptxVersion;
+};
+
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
@@ -72,6 +77,7 @@ cudaError_t cudaRuntimeGetVersion(int* version);
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel);
 cudaError_t cudaMalloc(void** memory, size_t num_bytes);
 cudaError_t cudaFree(void* memory);
 cudaError_t cudaHostAlloc(void** memory, size_t num_bytes, unsigned int flags);
