@@ -34,28 +34,55 @@ const Alive& AliveHere() {
   return mark.alive;
 }
 
-// What a stream has been given. Its events hold it, too.
-struct WorkQueue {
-  std::deque<Work> work;
-  int64_t num_given = 0;
-  int64_t num_done = 0;
-  std::atomic<Alive> user = AliveHere();  // the thread that gave something last
-
-  void Give(Work next) {
-    user = AliveHere();
-    work.push_back(std::move(next));
-    ++num_given;
+// What a stream has been given. Its events hold it, too. Thread-safe: freeing memory does what
+// threads that have ended left in their streams, while others may begin to use those.
+class WorkQueue {
+ public:
+  void Give(Work work) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    user_ = AliveHere();
+    work_.push_back(std::move(work));
+    ++num_given_;
   }
-  // Does what was given before `position`.
+  // Does what was given before `position`, or waits until another thread has.
   void RunUntil(int64_t position) {
-    while (num_done < position) {
-      const Work next = std::move(work.front());
-      work.pop_front();
-      next();
-      ++num_done;
+    const std::lock_guard<std::mutex> turn(turn_);
+    while (num_done() < position) {
+      Take()();
+      const std::lock_guard<std::mutex> lock(mutex_);
+      ++num_done_;
     }
   }
-  void RunAll() { RunUntil(num_given); }
+  void RunAll() { RunUntil(num_given()); }
+
+  int64_t num_given() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return num_given_;
+  }
+  int64_t num_done() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return num_done_;
+  }
+  // Whether no other thread that still runs was the last to give something.
+  bool IsOfThisThreadOrNone() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return user_ == AliveHere() || !*user_;
+  }
+
+ private:
+  Work Take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Work work = std::move(work_.front());
+    work_.pop_front();
+    return work;
+  }
+
+  std::mutex turn_;  // of who does the work
+  mutable std::mutex mutex_;
+  std::deque<Work> work_;
+  int64_t num_given_ = 0;
+  int64_t num_done_ = 0;
+  Alive user_ = AliveHere();  // the thread that gave something last
 };
 
 }  // namespace
@@ -141,8 +168,7 @@ void RunStreamsHere() {
   {
     const Lock lock(The().mutex);
     for (const auto& queue : The().queues) {
-      const Alive user = queue->user;
-      if (user == AliveHere() || !*user) here.push_back(queue);
+      if (queue->IsOfThisThreadOrNone()) here.push_back(queue);
     }
   }
   for (const auto& queue : here) queue->RunAll();
@@ -354,7 +380,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   Count(&RuntimeCounts::num_records);
   const cudaError_t error = NextCall();
   if (error != cudaSuccess) return error;
-  *event = {.queue = stream->queue, .position = stream->queue->num_given};
+  *event = {.queue = stream->queue, .position = stream->queue->num_given()};
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
@@ -371,7 +397,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     const Lock lock(The().mutex);
     if (The().hangs) return cudaErrorNotReady;
   }
-  if (event->queue == nullptr || event->queue->num_done >= event->position) return cudaSuccess;
+  if (event->queue == nullptr || event->queue->num_done() >= event->position) return cudaSuccess;
   if (!std::exchange(event->was_asked, true)) return cudaErrorNotReady;
   event->queue->RunUntil(event->position);
   return cudaSuccess;
